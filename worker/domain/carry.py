@@ -1,0 +1,80 @@
+"""What travels with a message through the wait queues: its progress, in one AMQP header.
+
+A message's properties must fit into one frame of 128 KiB together, whatever a thousand recipients' servers said; so
+recipients are named by their position, equal replies are written once, and long texts are cut before they break it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from contracts.address import AddrSpec
+from contracts.delivery import RecipientStatus
+from contracts.notification import Notification
+from worker.domain.delivery import Outcome, Progress
+from worker.domain.reply import EnhancedStatusCode, Reply
+
+_LIMIT = 48 * 1024  # characters
+_TEXTS = (2000, 300, 80, 0)  # characters kept of each reply, tried in this order
+
+
+def pack(progress: Progress, notification: Notification) -> str:
+    """Progress as a line of ASCII."""
+    positions = {rcpt: index for index, rcpt in enumerate(_everybody(notification))}
+    for longest in _TEXTS:
+        packed = _packed(progress, positions, longest)
+        if len(packed) <= _LIMIT:
+            break
+    return packed
+
+
+def unpack(packed: str, notification: Notification) -> Progress:
+    """Progress from the line.
+
+    Raises:
+        ValueError: it is not one of ours, or not this notification's.
+    """
+    try:
+        fields = json.loads(packed)
+        everybody = list(_everybody(notification))
+        replies = [_reply(*item) for item in fields["replies"]]
+        return Progress(
+            first_seen=datetime.fromisoformat(fields["first"]),
+            attempts=int(fields["attempts"]),
+            settled={
+                everybody[index]: Outcome(RecipientStatus(status), replies[said] if said is not None else None, verdict)
+                for index, status, said, verdict in fields["settled"]
+            },
+            told=str(fields["told"]),
+        )
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError("not a progress line of this notification") from error
+
+
+def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int) -> str:
+    replies: dict[tuple[int, str, str], int] = {}
+    settled = []
+    for rcpt, outcome in progress.settled.items():
+        said = None
+        if outcome.reply is not None:
+            key = (outcome.reply.code, str(outcome.reply.enhanced or ""), outcome.reply.text[:longest])
+            said = replies.setdefault(key, len(replies))
+        settled.append([positions[rcpt], outcome.status, said, outcome.verdict])
+    fields = {
+        "first": progress.first_seen.isoformat(),
+        "attempts": progress.attempts,
+        "told": progress.told,
+        "replies": list(replies),
+        "settled": settled,
+    }
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _reply(code: int, enhanced: str, text: str) -> Reply:
+    return Reply(code, EnhancedStatusCode.parse(enhanced), text)
+
+
+def _everybody(notification: Notification) -> Iterable[AddrSpec]:
+    return dict.fromkeys(person.spec for person in notification.recipients())

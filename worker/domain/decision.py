@@ -1,0 +1,170 @@
+"""What follows from an attempt: the results to publish and where the message goes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from contracts.address import AddrSpec
+from contracts.delivery import DeliveryStatus, RecipientStatus, Result
+from worker.domain import report, retry
+from worker.domain.delivery import Outcome, Progress, give_up, overall
+from worker.domain.judgement import Judgement
+from worker.domain.report import Case
+from worker.domain.retry import RetryPolicy
+from worker.domain.routing import Route
+from worker.domain.verdict import Verdict
+
+_SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Done with: the broker may forget it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Keep it in the broker until then; progress None: nothing has changed."""
+
+    when: datetime
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Set it aside for a person, with the reason."""
+
+    kind: str
+    explanation: str
+    progress: Progress | None = None
+
+
+Disposition = Acknowledge | WaitUntil | DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows from one delivery: results to publish, then what to do with the message, then the ack.
+
+    Attributes:
+        carry: the progress in the form in which it travels with the message.
+    """
+
+    results: tuple[Result, ...]
+    disposition: Disposition
+    carry: str = ""
+
+    @property
+    def final(self) -> Result | None:
+        """The final result, if this decision brings one."""
+        return next((result for result in self.results if result.final), None)
+
+    @property
+    def progress(self) -> Progress | None:
+        """What is settled so far, if the message lives on."""
+        return None if isinstance(self.disposition, Acknowledge) else self.disposition.progress
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The facts that an attempt, or a wait in its place, is decided on.
+
+    Attributes:
+        tried: the recipients that are still open.
+        message_id: of the mail, if it was composed.
+        now: the moment of deciding.
+        dice: between 0 and 1, for jitter.
+    """
+
+    case: Case
+    route: Route
+    policy: RetryPolicy
+    tried: tuple[AddrSpec, ...]
+    message_id: str | None
+    now: datetime
+    dice: float
+
+
+def refuse(result: Result) -> Decision:
+    """Tell the producer, and set the message aside."""
+    return Decision((result,), _dead_letter(result, None))
+
+
+def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
+    """Merge the attempt into what was settled before, and decide whether there is a next one."""
+    before = trial.case.progress
+    progress = before.advanced(judgement.outcomes, spent=judgement.spent)
+    outcomes = {**before.settled, **judgement.outcomes}
+    when = None
+    if overall(outcomes) is DeliveryStatus.DEFERRED:
+        when = _next(trial, progress, paused_until)
+    case = replace(trial.case, progress=replace(before, attempts=before.attempts + 1))
+    return _decide(replace(trial, case=case), outcomes, judgement.verdict, when, progress)
+
+
+def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
+    """The mailbox rests: the message waits with it. The producer is told once per reason, not at every look."""
+    before = trial.case.progress
+    progress = replace(before, told=verdict.kind)
+    when = _within(trial, until + _SPREAD * trial.dice)
+    if when is not None and before.told == verdict.kind:
+        return Decision((), WaitUntil(when, progress))
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
+    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+
+
+def _decide(
+    trial: Trial,
+    outcomes: Mapping[AddrSpec, Outcome],
+    verdict: Verdict | None,
+    when: datetime | None,
+    progress: Progress,
+) -> Decision:
+    if when is None:
+        outcomes = give_up(outcomes)
+    result = report.attempted(
+        replace(trial.case, now=trial.now),
+        trial.route,
+        overall(outcomes, expires=_expires(trial)),
+        outcomes,
+        verdict=verdict,
+        message_id=trial.message_id,
+        next_attempt_at=when,
+    )
+    return Decision((result,), _disposition(result, when, replace(progress, told=verdict.kind if verdict else "")))
+
+
+def _disposition(result: Result, when: datetime | None, progress: Progress) -> Disposition:
+    match result.status:
+        case DeliveryStatus.ACCEPTED | DeliveryStatus.HANDED_OVER | DeliveryStatus.EXPIRED:
+            return Acknowledge()
+        case DeliveryStatus.DEFERRED if when is not None:
+            return WaitUntil(when, progress)
+        case _:
+            return _dead_letter(result, progress)
+
+
+def _dead_letter(result: Result, progress: Progress | None) -> DeadLetter:
+    reason = result.reason
+    return DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)
+
+
+def _next(trial: Trial, progress: Progress, paused_until: datetime | None) -> datetime | None:
+    if paused_until is not None:
+        return _within(trial, paused_until + _SPREAD * trial.dice)
+    return _within(trial, trial.now + retry.wait_after(trial.policy, progress.attempts, trial.dice))
+
+
+def _within(trial: Trial, when: datetime) -> datetime | None:
+    """The moment itself, or None if it lies beyond the retry horizon or the notification's expiry."""
+    limit = trial.case.progress.first_seen + trial.policy.horizon
+    expires_at = trial.case.notification.expires_at
+    return when if when < (min(limit, expires_at) if expires_at else limit) else None
+
+
+def _expires(trial: Trial) -> bool:
+    """Whether it is the notification's own expiry that ends its attempts, not our horizon."""
+    expires_at = trial.case.notification.expires_at
+    return expires_at is not None and expires_at <= trial.case.progress.first_seen + trial.policy.horizon

@@ -1,0 +1,181 @@
+"""One notification's way through its attempts: what an attempt came to, and what is settled so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from contracts.address import AddrSpec
+from contracts.delivery import DeliveryStatus, RecipientStatus
+from worker.domain.reply import Reply
+
+
+class Stage(StrEnum):
+    """How far an attempt had come. After DOT the server may have taken the mail even if it never said so."""
+
+    CONNECT = "connect"
+    TOKEN = "token"  # noqa: S105 - a stage, not a secret
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    DOT = "dot"
+    FILE = "file"
+
+
+class Fault(StrEnum):
+    """What went wrong where no server said anything, or where we did not even ask it."""
+
+    DNS = "dns"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    DISCONNECTED = "disconnected"
+    GARBLED = "garbled"
+    CERTIFICATE = "certificate"
+    TLS = "tls"
+    NO_STARTTLS = "no-starttls"
+    NO_MECHANISM = "no-mechanism"
+    NO_SMTPUTF8 = "no-smtputf8"
+    TOO_LARGE = "too-large"
+    TOO_MANY = "too-many"
+    TOKEN_ENDPOINT = "token-endpoint"  # noqa: S105
+    DIRECTORY = "directory"
+    DISK = "disk"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The server took responsibility for the mail, for all recipients but the refused ones."""
+
+    reply: Reply
+    refused: Mapping[AddrSpec, Reply] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The file lies in the pickup directory."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server said no to all of it.
+
+    Attributes:
+        stage: the command that was refused; RCPT if every recipient was.
+        refused: recipients that were refused one by one before.
+        mechanism: of authentication, if that was the stage.
+    """
+
+    stage: Stage
+    reply: Reply
+    refused: Mapping[AddrSpec, Reply] = field(default_factory=dict)
+    mechanism: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefused:
+    """The token authority said no (RFC 6749 section 5.2).
+
+    Attributes:
+        error: the OAuth error code, the only part that software may rely on.
+        hints: numbers such as 7000215 of AADSTS7000215.
+    """
+
+    error: str
+    description: str
+    hints: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The attempt broke off without an answer. At stage DOT nobody knows what came of it."""
+
+    stage: Stage
+    fault: Fault
+    detail: str
+    refused: Mapping[AddrSpec, Reply] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The ledger would not let us hand the mail over: another worker has taken it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """All connections of the mailbox are in use. Nothing was tried."""
+
+
+Submission = Accepted | HandedOver | Refused | TokenRefused | Broken | Fenced | Busy
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known of one recipient.
+
+    Attributes:
+        verdict: class of the verdict, empty if accepted.
+    """
+
+    status: RecipientStatus
+    reply: Reply | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What travels with a notification from attempt to attempt.
+
+    Attributes:
+        first_seen: when a worker first took it; its Date header, and what the retry horizon counts from.
+        attempts: spent so far. Waiting for a paused or busy mailbox spends none.
+        settled: recipients that need no further attempt.
+        told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
+    """
+
+    first_seen: datetime
+    attempts: int = 0
+    settled: Mapping[AddrSpec, Outcome] = field(default_factory=dict)
+    told: str = ""
+
+    def advanced(self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool) -> Progress:
+        """Progress after an attempt; deferred recipients stay open."""
+        done = {rcpt: outcome for rcpt, outcome in outcomes.items() if outcome.status is not RecipientStatus.DEFERRED}
+        return replace(self, attempts=self.attempts + spent, settled={**self.settled, **done})
+
+
+def give_up(outcomes: Mapping[AddrSpec, Outcome]) -> Mapping[AddrSpec, Outcome]:
+    """There is no next attempt: what was deferred has failed."""
+    return {
+        rcpt: replace(outcome, status=RecipientStatus.FAILED) if outcome.status is RecipientStatus.DEFERRED else outcome
+        for rcpt, outcome in outcomes.items()
+    }
+
+
+def overall(outcomes: Mapping[AddrSpec, Outcome], *, expires: bool = False) -> DeliveryStatus:
+    """One word for all recipients: open ones first, then the unknown, then the mixed.
+
+    Args:
+        outcomes: what is known of each.
+        expires: the attempts ended because the notification is worthless from now on.
+    """
+    statuses = {outcome.status for outcome in outcomes.values()}
+    taken = statuses & {RecipientStatus.ACCEPTED, RecipientStatus.HANDED_OVER}
+    match statuses:
+        case _ if RecipientStatus.DEFERRED in statuses:
+            return DeliveryStatus.DEFERRED
+        case _ if RecipientStatus.IN_DOUBT in statuses:
+            return DeliveryStatus.IN_DOUBT
+        case _ if statuses == {RecipientStatus.HANDED_OVER}:
+            return DeliveryStatus.HANDED_OVER
+        case _ if statuses == {RecipientStatus.ACCEPTED}:
+            return DeliveryStatus.ACCEPTED
+        case _ if taken:
+            return DeliveryStatus.PARTIALLY_ACCEPTED
+        case _:
+            return DeliveryStatus.EXPIRED if expires else DeliveryStatus.FAILED

@@ -1,0 +1,56 @@
+"""Which producer may speak for which tenant. RabbitMQ vouches for the login, the routing key for the tenant."""
+
+from __future__ import annotations
+
+from contracts.channels import tenant_of
+from contracts.notification import Notification
+from contracts.wire import Properties
+from worker.domain.mailbox import Directory, Producer
+from worker.domain.routing import Refusal
+
+
+def authorise(notification: Notification, properties: Properties, directory: Directory) -> Refusal | None:
+    """Refuse a notification that its producer had no right to publish; None if all is well."""
+    keyed = tenant_of(properties.routing_key)
+    if keyed is not None and keyed.lower() != notification.tenant.lower():
+        return Refusal(
+            "not-allowed",
+            "tenant",
+            f"It was published with the routing key of tenant {keyed!r} but names tenant {notification.tenant!r}.",
+            "Publish with routing key t.<tenant>, the same tenant as in the message.",
+        )
+    if directory.producers is None:
+        return None
+    return _of_listed(notification, properties.user_id, directory.producers.get(properties.user_id or ""))
+
+
+def _of_listed(notification: Notification, user_id: str | None, producer: Producer | None) -> Refusal | None:
+    if user_id is None:
+        return Refusal(
+            "not-allowed",
+            "user_id",
+            "The message does not say which producer sent it.",
+            "Set the AMQP property user_id to the login of the connection; RabbitMQ then vouches for it.",
+        )
+    if producer is None:
+        return Refusal(
+            "not-allowed",
+            "user_id",
+            f"Producer {user_id!r} is not listed.",
+            "Add it under [[producers]] in the mailboxes file.",
+        )
+    if producer.tenants and notification.tenant.lower() not in producer.tenants:
+        return Refusal(
+            "not-allowed",
+            "tenant",
+            f"Producer {user_id!r} may not publish for tenant {notification.tenant!r}.",
+            "Add the tenant to the producer in the mailboxes file.",
+        )
+    if producer.categories and notification.category not in producer.categories:
+        return Refusal(
+            "not-allowed",
+            "category",
+            f"Producer {user_id!r} may not publish category {notification.category!r}.",
+            "Add the category to the producer in the mailboxes file.",
+        )
+    return None

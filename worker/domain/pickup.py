@@ -1,0 +1,40 @@
+"""What a pickup file looks like: the envelope is in it, because there is nobody to tell it to."""
+
+from __future__ import annotations
+
+from worker.domain.envelope import Envelope
+from worker.domain.header import fold
+from worker.domain.mailbox import PickupFlavour
+from worker.domain.message import OutgoingMessage
+
+# Defaults of Exchange's Pickup directory: PickupDirectoryMaxRecipientsPerMessage, PickupDirectoryMaxHeaderSize.
+EXCHANGE_RECIPIENTS = 100
+EXCHANGE_HEADER = 64 * 1024  # octets
+
+
+def pickup_file(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMessage) -> bytes:
+    """The file's octets.
+
+    IIS reads the envelope from X-Sender and X-Receiver lines before all other headers. Exchange reads it from the
+    ordinary headers and removes Bcc itself; X-Receiver lines would there tell everybody the hidden recipients.
+    """
+    match flavour:
+        case PickupFlavour.IIS:
+            lines = [f"X-Sender: <{envelope.mail_from}>", *(f"X-Receiver: <{rcpt}>" for rcpt in envelope.rcpt_to)]
+            return "".join(f"{line}\r\n" for line in lines).encode() + message.content
+        case PickupFlavour.EXCHANGE:
+            hidden = [str(rcpt) for rcpt in envelope.rcpt_to if rcpt not in message.visible]
+            words = [*(f"{rcpt}," for rcpt in hidden[:-1]), *hidden[-1:]]
+            return (fold("Bcc", words).encode() if words else b"") + message.content
+
+
+def unfit(flavour: PickupFlavour, envelope: Envelope, content: bytes) -> str:
+    """Why the directory's reader would not take the file; empty if it will."""
+    if flavour is PickupFlavour.IIS:
+        return ""
+    header = content.find(b"\r\n\r\n")
+    if len(envelope.rcpt_to) > EXCHANGE_RECIPIENTS:
+        return f"{len(envelope.rcpt_to)} recipients, the Exchange pickup directory takes {EXCHANGE_RECIPIENTS}"
+    if header > EXCHANGE_HEADER:
+        return f"headers of {header} octets, the Exchange pickup directory takes {EXCHANGE_HEADER}"
+    return ""

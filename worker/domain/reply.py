@@ -1,0 +1,94 @@
+"""What a mail server says: reply code, enhanced status code, text (RFC 5321 section 4.2, RFC 3463)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MAX_TEXT = 2000  # characters kept of a reply; Exchange may send 50 lines of 2,000
+_TAIL = 400  # of which at the end, where Exchange puts the suffix that its support asks for
+
+_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?= |$)")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\uffff]+")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EnhancedStatusCode:
+    """`class.subject.detail` of RFC 3463; the class need not agree with the reply code's first digit."""
+
+    klass: int
+    subject: int
+    detail: int
+
+    @classmethod
+    def parse(cls, text: str) -> EnhancedStatusCode | None:
+        """The code at the start of a text, if there is one."""
+        found = _ENHANCED.match(text)
+        return cls(*map(int, found.groups())) if found else None
+
+    def __str__(self) -> str:
+        return f"{self.klass}.{self.subject}.{self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply, its lines joined.
+
+    Attributes:
+        code: 200 to 599.
+        enhanced: of the first line that carries one.
+        text: printable, without the codes, at most 2,000 characters; the end is always kept.
+    """
+
+    code: int
+    enhanced: EnhancedStatusCode | None
+    text: str
+
+    @classmethod
+    def of(cls, code: int, lines: Sequence[str]) -> Reply:
+        """Build a reply from its lines without their `250-` prefixes.
+
+        Exchange repeats the enhanced code on every line; it is taken off each.
+        """
+        enhanced = next((found for line in lines if (found := EnhancedStatusCode.parse(line))), None)
+        prefix = f"{enhanced}" if enhanced else "\0"
+        parts = (_UNPRINTABLE.sub(" ", line.removeprefix(prefix)).strip() for line in lines)
+        return cls(code, enhanced, _bounded(" ".join(part for part in parts if part)))
+
+    @classmethod
+    def parse(cls, text: str) -> Reply:
+        """Read a reply as people write it: `550 5.1.1 user unknown`, several lines allowed.
+
+        Raises:
+            ValueError: the text does not begin with a three-digit code.
+        """
+        lines = [line.strip() for line in text.strip().splitlines()]
+        if not lines or not re.match(r"[2-5]\d\d(?:[ -]|$)", lines[0]):
+            raise ValueError("a reply begins with a code of three digits, such as 550")
+        code = lines[0][:3]
+        return cls.of(int(code), [re.sub(rf"^{code}[ -]?", "", line) for line in lines])
+
+    @property
+    def positive(self) -> bool:
+        """2yz: the command was carried out."""
+        return 200 <= self.code < 300  # noqa: PLR2004 - the RFC's own ranges
+
+    @property
+    def temporary(self) -> bool:
+        """4yz: the same command may succeed later."""
+        return 400 <= self.code < 500  # noqa: PLR2004
+
+    @property
+    def closing(self) -> bool:
+        """421: the server ends the session whatever the command was."""
+        return self.code == 421  # noqa: PLR2004
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    return f"{text[: _MAX_TEXT - _TAIL - 3]} … {text[-_TAIL:]}"

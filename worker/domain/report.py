@@ -1,0 +1,182 @@
+"""Results: what the producer is told, made from decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.address import AddrSpec
+from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, Result
+from contracts.notification import Notification
+from contracts.wire import Malformed, Properties
+from worker.domain.delivery import Outcome, Progress
+from worker.domain.reply import Reply
+from worker.domain.routing import Refusal, Route
+from worker.domain.verdict import Verdict
+
+_NAMESPACE = uuid.UUID("6d9c7d52-3c0b-5d0e-9d3c-0f1b5b7f2a10")
+_MAX_REPLY = 600  # characters of a server's words per recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What every result about one notification has in common."""
+
+    notification: Notification
+    properties: Properties
+    progress: Progress
+    now: datetime
+
+
+def malformed(found: Malformed, body: bytes, properties: Properties, now: datetime) -> Result:
+    """The answer to a message that is no notification."""
+    listed = "; ".join(f"{item.field} {item.problem}" for item in found.problems)
+    seed = f"{properties.message_id}\0{hashlib.sha256(body).hexdigest()}"
+    return Result(
+        event_id=_event_id(seed, DeliveryStatus.REJECTED, 0),
+        notification_id=found.notification_id,
+        correlation_id=properties.correlation_id,
+        tenant=found.tenant,
+        status=DeliveryStatus.REJECTED,
+        final=True,
+        received_at=now,
+        occurred_at=now,
+        reason=Reason(
+            kind="malformed",
+            explanation=f"The message is not a valid notification: {listed}.",
+            remedy="Correct it at the producer; the original lies in the dead-letter queue.",
+            problems=found.problems,
+        ),
+    )
+
+
+def refused(case: Case, refusal: Refusal) -> Result:
+    """The answer to a notification that is not to be sent."""
+    return _result(
+        case,
+        DeliveryStatus.REJECTED,
+        reason=Reason(
+            kind=refusal.kind,
+            explanation=refusal.explanation,
+            remedy=refusal.remedy,
+            problems=(Problem(field=refusal.field, problem=refusal.explanation),),
+        ),
+    )
+
+
+def expired(case: Case) -> Result:
+    """The answer to a notification whose time has passed."""
+    return _result(
+        case,
+        DeliveryStatus.EXPIRED,
+        reason=Reason(
+            kind="expired",
+            explanation=f"It was worthless after {case.notification.expires_at:%Y-%m-%d %H:%M:%S %Z}; it was not sent.",
+        ),
+    )
+
+
+def attempted(
+    case: Case,
+    route: Route,
+    status: DeliveryStatus,
+    outcomes: Mapping[AddrSpec, Outcome],
+    *,
+    verdict: Verdict | None,
+    message_id: str | None,
+    next_attempt_at: datetime | None,
+) -> Result:
+    """The answer after an attempt, for all recipients, earlier settled ones included."""
+    return _result(
+        case,
+        status,
+        route=route,
+        outcomes=outcomes,
+        reason=_reason(verdict) if verdict is not None else None,
+        message_id=message_id,
+        next_attempt_at=next_attempt_at,
+    )
+
+
+def _result(
+    case: Case,
+    status: DeliveryStatus,
+    *,
+    route: Route | None = None,
+    outcomes: Mapping[AddrSpec, Outcome] | None = None,
+    reason: Reason | None = None,
+    message_id: str | None = None,
+    next_attempt_at: datetime | None = None,
+) -> Result:
+    notification, attempt = case.notification, case.progress.attempts
+    seed = f"{notification.tenant}\0{notification.id}"
+    moment = case.now.isoformat() if status is DeliveryStatus.DEFERRED else ""
+    return Result(
+        event_id=_event_id(f"{seed}\0{moment}\0{reason.kind if reason else ''}", status, attempt),
+        notification_id=notification.id,
+        correlation_id=case.properties.correlation_id,
+        tenant=notification.tenant,
+        category=notification.category,
+        status=status,
+        final=status.final,
+        recipients=tuple(_recipients(notification, outcomes or case.progress.settled)),
+        mailbox=_mailbox(route) if route else None,
+        message_id=message_id,
+        server_reply=_last_reply(outcomes or {}),
+        attempt=attempt,
+        received_at=case.progress.first_seen,
+        occurred_at=case.now,
+        next_attempt_at=next_attempt_at,
+        reason=reason,
+        metadata=notification.metadata,
+    )
+
+
+def _recipients(notification: Notification, outcomes: Mapping[AddrSpec, Outcome]) -> Iterable[RecipientResult]:
+    """Each address once, as the producer wrote it."""
+    told: set[AddrSpec] = set()
+    for person in notification.recipients():
+        outcome = outcomes.get(person.spec)
+        if outcome is None or person.spec in told:
+            continue
+        told.add(person.spec)
+        reply = outcome.reply
+        yield RecipientResult(
+            address=person.address,
+            status=outcome.status,
+            code=reply.code if reply else None,
+            enhanced=str(reply.enhanced) if reply and reply.enhanced else None,
+            text=_clipped(reply.text) if reply else "",
+            kind=outcome.verdict,
+        )
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _MAX_REPLY else f"{text[: _MAX_REPLY // 2]} … {text[-_MAX_REPLY // 2 :]}"
+
+
+def _mailbox(route: Route) -> MailboxUsed:
+    mailbox = route.mailbox
+    return MailboxUsed(
+        name=mailbox.name,
+        address=str(mailbox.address),
+        transport=mailbox.transport,
+        because=route.because,
+    )
+
+
+def _reason(verdict: Verdict) -> Reason:
+    return Reason(kind=verdict.kind, explanation=verdict.explanation, remedy=verdict.remedy, link=verdict.link)
+
+
+def _last_reply(outcomes: Mapping[AddrSpec, Outcome]) -> str | None:
+    replies: list[Reply] = [outcome.reply for outcome in outcomes.values() if outcome.reply]
+    return str(replies[0]) if replies else None
+
+
+def _event_id(seed: str, status: DeliveryStatus, attempt: int) -> str:
+    """The same event always has the same id, so that a repeated one can be dropped."""
+    return str(uuid.uuid5(_NAMESPACE, f"{seed}\0{status}\0{attempt}"))
