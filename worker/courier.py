@@ -1,0 +1,241 @@
+"""The use case: one delivery from the broker becomes one Decision.
+
+Read `Courier.deliver` from top to bottom; every step either goes on or ends in a Decision. The order is the promise:
+claim before anything leaves, the ledger marked before the final dot, the outcome recorded before the result is
+published, the result published before the broker may forget the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from contracts.notification import Notification
+from contracts.wire import Malformed, Properties, decode
+from worker.domain import report
+from worker.domain.carry import pack, unpack
+from worker.domain.decision import Acknowledge, Decision, Trial, WaitUntil, after_attempt, refuse, while_held
+from worker.domain.delivery import Broken, Busy, Fault, Fenced, Progress, Refused, Stage, Submission
+from worker.domain.envelope import Envelope
+from worker.domain.judgement import Judgement, judge
+from worker.domain.mailbox import Directory, Endpoint, Mailbox
+from worker.domain.message import OutgoingMessage, compose, sender_of
+from worker.domain.permission import authorise
+from worker.domain.report import Case
+from worker.domain.retry import RetryPolicy
+from worker.domain.routing import Refusal, Route, check_sender, route
+from worker.domain.verdict import Row
+from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
+from worker.ports import (
+    Claimed,
+    Clock,
+    Contradicted,
+    Dice,
+    FileMissing,
+    Files,
+    Finished,
+    Gate,
+    Hold,
+    Key,
+    Ledger,
+    Observe,
+    Transport,
+    Underway,
+)
+
+_LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it, or all connections are in use
+_THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
+_CLOCKS_DIFFER = timedelta(minutes=5)
+_OLDEST_DATE = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What came from the broker.
+
+    Attributes:
+        carry: progress of earlier attempts, if the message came back from a wait queue of ours.
+        reserved: headers that only Postlane may set but somebody else has.
+    """
+
+    body: bytes
+    properties: Properties
+    carry: str = ""
+    reserved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Courier:
+    """The parts that delivering needs, put together in `bootstrap`."""
+
+    directory: Directory
+    rows: tuple[Row, ...]
+    ledger: Ledger
+    gate: Gate
+    transports: Mapping[type[Endpoint], Transport]
+    files: Files
+    policy: RetryPolicy
+    clock: Clock
+    dice: Dice
+    observe: Observe
+    max_octets: int = field(default=16 * 1024 * 1024)
+
+    async def deliver(self, intake: Intake) -> Decision:
+        """Decide on one delivery."""
+        now = self.clock()
+        notification = decode(intake.body, intake.properties, max_octets=self.max_octets)
+        if isinstance(notification, Malformed):
+            return refuse(report.malformed(notification, intake.body, intake.properties, now))
+        progress = unpack(intake.carry, notification) if intake.carry else Progress(first_seen=now)
+        case = Case(notification, intake.properties, progress, now)
+        if refusal := _forged(intake) or authorise(notification, intake.properties, self.directory):
+            return refuse(report.refused(case, refusal))
+        match await self.ledger.claim(_key(notification), _digest(notification), case.progress):
+            case Finished(result):
+                return Decision((result,), Acknowledge())
+            case Underway():
+                return Decision((), WaitUntil(now + _LOOK_AGAIN), intake.carry)
+            case Contradicted():
+                return refuse(report.refused(case, _USED_ID))
+            case Claimed(further):
+                decision = await self._settled(replace(case, progress=further))
+                left = decision.progress
+                return replace(decision, carry=pack(left, notification)) if left else decision
+
+    async def _settled(self, case: Case) -> Decision:
+        """Deliver a claimed notification and record what came of it, before anybody is told."""
+        try:
+            decision = await self._due(case)
+        except Exception as error:  # noqa: BLE001 - the boundary: a bug must not become a loop of redeliveries
+            self.observe(Crashed("courier", case.notification.id, error))
+            decision = refuse(report.refused(case, _OUR_BUG))
+        await self.ledger.settle(_key(case.notification), decision.progress or case.progress, decision.final)
+        return decision
+
+    async def _due(self, case: Case) -> Decision:
+        notification = case.notification
+        if notification.expired(case.now):
+            return Decision((report.expired(case),), Acknowledge())
+        if notification.not_before is not None and notification.not_before > case.now:
+            return Decision((), WaitUntil(notification.not_before, case.progress))
+        match route(notification, self.directory):
+            case Refusal() as refusal:
+                return refuse(report.refused(case, refusal))
+            case Route(mailbox) as chosen:
+                refused = check_sender(notification, mailbox)
+                return refuse(report.refused(case, refused)) if refused else await self._routed(case, chosen)
+
+    async def _routed(self, case: Case, chosen: Route) -> Decision:
+        mailbox = chosen.mailbox
+        envelope = _envelope(case, mailbox)
+        trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
+        match self.gate.admit(mailbox.name, case.now):
+            case Hold(until, verdict):
+                return while_held(trial, verdict, until)
+            case None:
+                pass
+        try:
+            message = await self._compose(case, mailbox)
+        except FileMissing as error:
+            self.gate.cleared(mailbox.name, tried=False)
+            return refuse(report.refused(case, _missing(error)))
+        submission = await self._submit(case, mailbox, envelope, message)
+        return self._judged(replace(trial, message_id=message.message_id, now=self.clock()), submission)
+
+    async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
+        notification = case.notification
+        files = await self.files.fetch(notification.attachments)
+        size = sum(map(len, (notification.text or "", notification.html or "", *files)))
+        if size <= _THREAD_ABOVE:
+            return compose(notification, mailbox, files, _date(case))
+        return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
+
+    async def _submit(self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage) -> Submission:
+        """One attempt. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
+        marked = False
+
+        async def handing_over() -> bool:
+            nonlocal marked
+            marked = await self.ledger.handing_over(_key(case.notification))
+            return marked
+
+        transport = self.transports[type(mailbox.endpoint)]
+        try:
+            return await transport.submit(mailbox, envelope, message, handing_over)
+        except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the mail's fate must be told
+            self.observe(Crashed("submit", case.notification.id, error))
+            return Broken(Stage.DOT if marked else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
+
+    def _judged(self, trial: Trial, submission: Submission) -> Decision:
+        mailbox, case = trial.route.mailbox, trial.case
+        if isinstance(submission, Busy | Fenced):
+            self.gate.cleared(mailbox.name, tried=False)
+            return Decision((), WaitUntil(trial.now + _LOOK_AGAIN * (1 + trial.dice), case.progress))
+        judgement = judge(submission, trial.tried, self.rows, case.notification.on_doubt)
+        if isinstance(submission, Refused) and judgement.verdict and not judgement.verdict.known:
+            self.observe(UnknownReply(mailbox.name, submission.stage, str(submission.reply)))
+        return after_attempt(trial, judgement, self._rest(mailbox, judgement, trial.now))
+
+    def _rest(self, mailbox: Mailbox, judgement: Judgement, now: datetime) -> datetime | None:
+        """Pause the mailbox or clear it; the end of the pause if there is one."""
+        verdict = judgement.pause
+        if verdict is None:
+            if self.gate.cleared(mailbox.name, tried=True):
+                self.observe(MailboxResumed(mailbox.name))
+            return None
+        until = self.gate.paused(mailbox.name, verdict, now)
+        self.observe(MailboxPaused(mailbox.name, verdict.kind, verdict.explanation, verdict.remedy, until))
+        return until
+
+
+def _envelope(case: Case, mailbox: Mailbox) -> Envelope:
+    """The recipients that are still open."""
+    everybody = (person.spec for person in case.notification.recipients())
+    rcpt_to = (rcpt for rcpt in everybody if rcpt not in case.progress.settled)
+    return Envelope.of(sender_of(case.notification, mailbox).spec, rcpt_to)
+
+
+def _key(notification: Notification) -> Key:
+    return Key(notification.tenant, notification.id)
+
+
+def _digest(notification: Notification) -> str:
+    """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
+    return hashlib.sha256(notification.model_dump_json().encode()).hexdigest()
+
+
+def _date(case: Case) -> datetime:
+    """The producer's timestamp if it is believable, else when we first saw the notification; never the present."""
+    first_seen, stamp = case.progress.first_seen, case.properties.timestamp
+    if stamp is not None and first_seen - _OLDEST_DATE <= stamp <= first_seen + _CLOCKS_DIFFER:
+        return stamp
+    return first_seen
+
+
+def _forged(intake: Intake) -> Refusal | None:
+    if not intake.reserved:
+        return None
+    names = ", ".join(intake.reserved)
+    return Refusal("not-allowed", "headers", f"The AMQP headers {names} are Postlane's own.", "Leave them out.")
+
+
+def _missing(error: FileMissing) -> Refusal:
+    return Refusal("attachment", "attachments", str(error), "Put the file there first, then replay the dead letter.")
+
+
+_USED_ID = Refusal(
+    "duplicate-id",
+    "id",
+    "This id was used before for a notification with other content; the first one stands.",
+    "Give every notification an id of its own; repeat an id only to ask again for the same mail.",
+)
+
+_OUR_BUG = Refusal(
+    "internal-error",
+    "notification",
+    "Postlane itself failed on this notification before anything was sent.",
+    "Please report it with the log line that carries this notification's id; then replay the dead letter.",
+)

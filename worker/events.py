@@ -1,0 +1,120 @@
+"""What observers are told: one frozen record per thing that happened. Logs and metrics are made of these alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.delivery import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """A result was decided.
+
+    Attributes:
+        seconds: from taking the message to the decision.
+    """
+
+    result: Result
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxPaused:
+    """A mailbox rests because of a fault of its own."""
+
+    mailbox: str
+    kind: str
+    explanation: str
+    remedy: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxResumed:
+    """A mailbox works again."""
+
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownReply:
+    """A server said something that no row of the catalogue knows."""
+
+    mailbox: str
+    stage: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """A connection to a mail server was opened and logged in."""
+
+    mailbox: str
+    tls: str
+    mechanism: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFetched:
+    """An access token was fetched, or was not."""
+
+    mailbox: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUp:
+    """Connected, and our consumers exist on the broker."""
+
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerDown:
+    """The connection to the broker is gone; we come back by ourselves."""
+
+    problem: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFailed:
+    """A copy of a result could not be sent to `reply_to`; the results exchange has it all the same."""
+
+    notification_id: str | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A bug of ours, caught at the boundary."""
+
+    where: str
+    notification_id: str | None
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """Told to stop: nothing new is taken."""
+
+    in_flight: int
+
+
+Event = (
+    Concluded
+    | MailboxPaused
+    | MailboxResumed
+    | UnknownReply
+    | SessionOpened
+    | TokenFetched
+    | BrokerUp
+    | BrokerDown
+    | ReplyFailed
+    | Crashed
+    | Draining
+)
