@@ -1,0 +1,1 @@
+"""Access tokens (OAuth 2.0 client credentials). The only folder that knows MSAL."""
