@@ -1,0 +1,1 @@
+"""Hand-over to a directory that another mail server empties (IIS SMTP service, Exchange)."""
