@@ -1,0 +1,1 @@
+"""What must be remembered: who has claimed what, and which mailboxes rest."""
