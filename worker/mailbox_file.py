@@ -1,0 +1,327 @@
+"""The mailboxes file: TOML to a Directory, with every mistake named by its place in the file.
+
+A secret may stand in the file, in a file of its own (`…_file`) or in an environment variable (`…_env`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+
+from contracts.address import AddrSpec, parse
+from contracts.model import HeaderText, TenantName
+from worker.domain.mailbox import (
+    ClientSecret,
+    Credentials,
+    Directory,
+    Endpoint,
+    Mailbox,
+    NoLogin,
+    Password,
+    PickupDirectory,
+    PickupFlavour,
+    Producer,
+    SessionLimits,
+    SmtpEndpoint,
+    Tls,
+)
+from worker.unusable import Unusable
+
+MICROSOFT_AUTHORITY = "https://login.microsoftonline.com"
+MICROSOFT_SCOPE = "https://outlook.office365.com/.default"
+_PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
+_NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
+_OFFICE365 = {"host": "smtp.office365.com", "port": 587, "tls": "starttls", "connections": 1}
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class MailboxFileError(Unusable):
+    """The file is wrong. The text has a line for each mistake, with its place."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _OAuth(_Table):
+    """App registration with client secret."""
+
+    client_id: str
+    tenant_id: str | None = None
+    authority: str | None = None
+    oidc_issuer: str | None = None
+    scope: str = MICROSOFT_SCOPE
+    username: str | None = None
+    client_secret: SecretStr | None = None
+    client_secret_file: Path | None = None
+    client_secret_env: str | None = None
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_authority(self) -> Self:
+        if sum(item is not None for item in (self.tenant_id, self.authority, self.oidc_issuer)) != 1:
+            raise ValueError("give exactly one of tenant_id (Microsoft Entra), authority or oidc_issuer")
+        for item in (self.authority, self.oidc_issuer):
+            if item is not None and not item.startswith("https://"):
+                raise ValueError("the token authority must be an https:// address")
+        return self
+
+
+class _Login(_Table):
+    """Basic SMTP AUTH."""
+
+    username: str
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    password_env: str | None = None
+    mechanism: Literal["login", "plain"] | None = None
+
+
+class _Pickup(_Table):
+    """Pickup directory."""
+
+    directory: Path
+    staging: Path | None = None
+    flavour: PickupFlavour = PickupFlavour.IIS
+    mode: Annotated[str, StringConstraints(pattern=r"^0?[0-7]{3}$")] = "660"
+    group: str | None = None
+
+
+class _Mailbox(_Table):
+    """One mailbox."""
+
+    address: str
+    display_name: HeaderText = ""
+    tenants: tuple[TenantName, ...] = ()
+    senders: tuple[str, ...] = ()
+    preset: Literal["office365"] | None = None
+    host: str | None = None
+    port: Annotated[int | None, Field(ge=1, le=65535)] = None
+    tls: Tls | None = None
+    helo: str | None = None
+    ca_file: Path | None = None
+    connections: Annotated[int | None, Field(ge=1, le=100)] = None
+    messages_per_connection: Annotated[int, Field(ge=1)] = 100
+    idle_seconds: Annotated[float, Field(gt=0, le=240)] = 30
+    oauth: _OAuth | None = None
+    login: _Login | None = None
+    pickup: _Pickup | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, value: Any) -> Any:
+        preset = isinstance(value, Mapping) and value.get("preset") == "office365"
+        return {**_OFFICE365, **value} if preset else value
+
+    @model_validator(mode="after")
+    def _one_way_out(self) -> Self:
+        parse(self.address)
+        if self.oauth and self.login:
+            raise ValueError("has both [oauth] and [login]; keep one")
+        if (self.host is None) == (self.pickup is None):
+            raise ValueError("needs either a host (or a preset) or [pickup]")
+        if self.pickup and (self.oauth or self.login or self.tls or self.port):
+            raise ValueError("a pickup directory has no host, port, tls, login or oauth")
+        if self.host is not None:
+            self._fitting()
+        return self
+
+    def _fitting(self) -> None:
+        tls, port = self.tls or Tls.STARTTLS, self.port
+        if port in _NOT_SMTP:
+            raise ValueError(f"port {port} is {_NOT_SMTP[port]}, not SMTP; use 587 (starttls), 465 (implicit) or 25")
+        if tls is Tls.NONE and (self.oauth or self.login):
+            raise ValueError('tls = "none" would send the login in clear text; use starttls or implicit')
+        if (tls, port) in {(Tls.STARTTLS, 465), (Tls.IMPLICIT, 587)}:
+            raise ValueError(f'port {port} and tls = "{tls}" do not fit: 465 is implicit, 587 is starttls')
+
+
+class _Tenant(_Table):
+    """A tenant that is known without having a mailbox of its own."""
+
+    use_default: bool = True
+
+
+class _Producer(_Table):
+    """A login that may publish."""
+
+    user: str
+    tenants: tuple[TenantName, ...] = ()
+    categories: tuple[str, ...] = ()
+
+
+class _File(_Table):
+    default: Name | None = None
+    mailboxes: dict[Name, _Mailbox] = Field(default_factory=dict)
+    tenants: dict[TenantName, _Tenant] | None = None
+    producers: tuple[_Producer, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default is not None and self.default not in self.mailboxes:
+            raise ValueError(f"default names mailbox {self.default!r}, which is not in the file")
+        if self.default is not None and self.mailboxes[self.default].tenants:
+            raise ValueError(f"the default mailbox {self.default!r} must not belong to tenants")
+        owners: dict[str, str] = {}
+        for name, mailbox in self.mailboxes.items():
+            for tenant in map(str.lower, mailbox.tenants):
+                if tenant in owners:
+                    raise ValueError(f"tenant {tenant!r} has two mailboxes, {owners[tenant]!r} and {name!r}")
+                owners[tenant] = name
+        return self
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Directory:
+    """Read the file.
+
+    Args:
+        path: the file.
+        environment: for secrets named by `…_env`.
+
+    Raises:
+        MailboxFileError: it cannot be read or is wrong.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MailboxFileError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MailboxFileError(f"{path} is not TOML: {error}") from error
+    try:
+        file = _File.model_validate(tree)
+        return _directory(file, environment)
+    except ValidationError as error:
+        raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from error
+    except ValueError as error:
+        raise MailboxFileError(f"{path}: {error}") from error
+
+
+def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
+    return Directory(
+        mailboxes={name: _mailbox(name, table, environment) for name, table in file.mailboxes.items()},
+        default=file.default,
+        tenants={name.lower(): item.use_default for name, item in file.tenants.items()}
+        if file.tenants is not None
+        else None,
+        producers={
+            item.user: Producer(item.user, _lower(item.tenants), frozenset(item.categories)) for item in file.producers
+        }
+        if file.producers is not None
+        else None,
+    )
+
+
+def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mailbox:
+    try:
+        return Mailbox(
+            name=name,
+            address=parse(table.address),
+            display_name=table.display_name,
+            endpoint=_endpoint(table, environment),
+            tenants=_lower(table.tenants),
+            senders=frozenset(_sender(item) for item in table.senders),
+        )
+    except ValueError as error:
+        raise ValueError(f"mailboxes.{name}: {error}") from error
+
+
+def _endpoint(table: _Mailbox, environment: Mapping[str, str]) -> Endpoint:
+    if table.pickup is not None:
+        return _pickup(table.pickup)
+    tls = table.tls or Tls.STARTTLS
+    return SmtpEndpoint(
+        host=_ascii_host(table.host or ""),
+        port=table.port or _PORTS[tls],
+        tls=tls,
+        credentials=_credentials(table, parse(table.address), environment),
+        limits=SessionLimits(
+            connections=table.connections or SessionLimits().connections,
+            messages=table.messages_per_connection,
+            idle=timedelta(seconds=table.idle_seconds),
+        ),
+        helo=table.helo,
+        ca_file=_existing(table.ca_file),
+    )
+
+
+def _pickup(table: _Pickup) -> PickupDirectory:
+    directory = PurePath(table.directory)
+    if not directory.is_absolute():
+        raise ValueError(f"pickup.directory {directory} must be an absolute path of this machine")
+    staging = PurePath(table.staging) if table.staging else directory.with_name(f"{directory.name}.staging")
+    return PickupDirectory(directory, staging, table.flavour, int(table.mode, 8), table.group)
+
+
+def _credentials(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) -> Credentials:
+    if table.login is not None:
+        login = table.login
+        secret = _secret("login.password", login.password, login.password_file, login.password_env, environment)
+        return Password(login.username, secret, login.mechanism)
+    if table.oauth is not None:
+        oauth = table.oauth
+        given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
+        return ClientSecret(
+            authority=oauth.oidc_issuer or oauth.authority or f"{MICROSOFT_AUTHORITY}/{oauth.tenant_id}",
+            client_id=oauth.client_id,
+            client_secret=_secret("oauth.client_secret", *given, environment),
+            scope=oauth.scope,
+            username=oauth.username or str(address),
+            oidc=oauth.oidc_issuer is not None,
+            ca_file=_existing(oauth.ca_file),
+        )
+    return NoLogin()
+
+
+def _secret(
+    what: str, value: SecretStr | None, file: Path | None, variable: str | None, environment: Mapping[str, str]
+) -> SecretStr:
+    """The secret from wherever it is; without it nothing is ever sent as if no login were needed."""
+    if sum(item is not None for item in (value, file, variable)) != 1:
+        raise ValueError(f"{what}: give exactly one of {what}, {what}_file or {what}_env")
+    if file is not None:
+        try:
+            value = SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
+        except OSError as error:
+            raise ValueError(f"{what}_file: {file} cannot be read: {error.strerror}") from error
+    elif variable is not None:
+        value = SecretStr(environment.get(variable, ""))
+    if value is None or not value.get_secret_value():
+        where = f"file {file}" if file is not None else f"variable {variable}" if variable is not None else "value"
+        raise ValueError(f"{what}: the {where} is empty")
+    return value
+
+
+def _sender(text: str) -> str:
+    """`name@domain` or `*@domain`, with the domain in ASCII."""
+    if text.startswith("*@"):
+        return f"*@{parse('x' + text[1:]).domain}"
+    return str(parse(text))
+
+
+def _ascii_host(host: str) -> str:
+    if host.isascii():
+        return host.strip("[]")
+    return parse(f"x@{host}").domain
+
+
+def _existing(path: Path | None) -> str | None:
+    if path is not None and not path.is_file():
+        raise ValueError(f"ca_file {path} is no file")
+    return str(path) if path is not None else None
+
+
+def _lower(names: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(str.lower, names))
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(step) for step in item["loc"])
+        message = {"extra_forbidden": "is not a known key", "missing": "is missing"}.get(item["type"], item["msg"])
+        yield f"{place}: {message.removeprefix('Value error, ')}" if place else message.removeprefix("Value error, ")
