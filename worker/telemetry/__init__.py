@@ -1,0 +1,1 @@
+"""Listeners: logs, metrics, health. They are told events and change nothing."""

@@ -1,0 +1,133 @@
+"""One line per outcome, on standard error, as JSON unless a person is watching.
+
+No recipient, subject or content ever stands in a log, and nothing that could be a secret is handed to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from typing import Literal, assert_never
+
+import structlog
+
+from contracts.delivery import Result
+from worker.events import (
+    BrokerDown,
+    BrokerUp,
+    Concluded,
+    Crashed,
+    Draining,
+    Event,
+    MailboxPaused,
+    MailboxResumed,
+    ReplyFailed,
+    SessionOpened,
+    TokenFetched,
+    UnknownReply,
+)
+
+# The library logs a traceback for every lost connection; `BrokerDown` says it in one line.
+_NOISY = {"aio_pika": logging.CRITICAL, "aiormq": logging.CRITICAL, "uvicorn.error": logging.WARNING}
+
+
+def configure(level: str, form: Literal["auto", "json", "console"]) -> None:
+    """Set up logging for the process."""
+    readable = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    for name, quieter in _NOISY.items():
+        logging.getLogger(name).setLevel(quieter)
+
+
+class LogEvents:
+    """The operator's vocabulary: one method call per event, one format each."""
+
+    def __init__(self, worker: str) -> None:
+        """Every line carries the worker's name."""
+        self._log = structlog.get_logger("postlane").bind(worker=worker)
+
+    def __call__(self, event: Event) -> None:
+        """Write the event down."""
+        log = self._log
+        match event:
+            case Concluded(result, seconds):
+                log.info("result", **_told(result), seconds=round(seconds, 3))
+            case MailboxPaused(mailbox, kind, explanation, remedy, until):
+                log.warning(
+                    "mailbox paused",
+                    mailbox=mailbox,
+                    until=until.isoformat(timespec="seconds"),
+                    explanation=explanation,
+                    remedy=remedy,
+                    **{"class": kind},
+                )
+            case MailboxResumed(mailbox):
+                log.info("mailbox resumed", mailbox=mailbox)
+            case UnknownReply(mailbox, stage, reply):
+                log.warning("unknown reply", mailbox=mailbox, stage=stage, reply=reply)
+            case SessionOpened(mailbox, tls, mechanism, seconds):
+                log.debug("session opened", mailbox=mailbox, tls=tls, auth=mechanism, seconds=round(seconds, 3))
+            case TokenFetched(mailbox, ok, seconds):
+                log.log(
+                    logging.INFO if ok else logging.WARNING,
+                    "token fetched" if ok else "token refused",
+                    mailbox=mailbox,
+                    seconds=round(seconds, 3),
+                )
+            case BrokerUp(lanes):
+                log.info("broker connected", lanes=lanes)
+            case BrokerDown(problem, retry_in):
+                log.warning("broker lost", problem=problem, retry_in=round(retry_in, 1))
+            case ReplyFailed(notification_id, problem):
+                log.warning("reply_to not served", notification_id=notification_id, problem=problem)
+            case Crashed(where, notification_id, error):
+                log.error("internal error", where=where, notification_id=notification_id, exc_info=error)
+            case Draining(in_flight):
+                log.info("stopping", in_flight=in_flight)
+            case unknown:
+                assert_never(unknown)
+
+
+def _told(result: Result) -> dict[str, object]:
+    counts = Counter(str(recipient.status) for recipient in result.recipients)
+    fields = {
+        "notification_id": result.notification_id,
+        "tenant": result.tenant,
+        "category": result.category,
+        "status": str(result.status),
+        "final": result.final,
+        "mailbox": result.mailbox.name if result.mailbox else None,
+        "because": str(result.mailbox.because) if result.mailbox else None,
+        "attempt": result.attempt,
+        "recipients": dict(counts),
+        "message_id": result.message_id,
+        "reply": result.server_reply,
+        "class": result.reason.kind if result.reason else None,
+        "explanation": result.reason.explanation if result.reason else None,
+        "next_attempt_at": result.next_attempt_at.isoformat(timespec="seconds") if result.next_attempt_at else None,
+    }
+    return {name: value for name, value in fields.items() if value not in (None, {})}

@@ -1,0 +1,96 @@
+"""Prometheus metrics. Labels are things there are few of: never a recipient, a subject or an id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from contracts import __version__
+from worker.events import (
+    BrokerDown,
+    BrokerUp,
+    Concluded,
+    Crashed,
+    Event,
+    MailboxPaused,
+    MailboxResumed,
+    ReplyFailed,
+    SessionOpened,
+    TokenFetched,
+    UnknownReply,
+)
+
+_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """Counts events."""
+
+    def __init__(self, in_flight: Callable[[], float]) -> None:
+        """A registry of its own, so that two workers in one process do not mix."""
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry, namespace="postlane")
+        gauge = partial(Gauge, registry=self.registry, namespace="postlane")
+        histogram = partial(Histogram, registry=self.registry, namespace="postlane")
+        self._results = counter(
+            "results_total", "Results by mailbox, status and reason class", ("mailbox", "status", "reason")
+        )
+        self._seconds = histogram(
+            "delivery_seconds", "From taking a message to its result", ("transport",), buckets=_BUCKETS
+        )
+        self._replies = counter(
+            "smtp_replies_total", "Last replies of mail servers per recipient", ("mailbox", "code", "enhanced")
+        )
+        self._unknown = counter("unknown_replies_total", "Replies that no row of the catalogue knows", ("mailbox",))
+        self._paused = gauge("mailbox_paused", "1 while a mailbox rests", ("mailbox",))
+        self._sessions = counter("smtp_sessions_opened_total", "Connections opened and logged in", ("mailbox",))
+        self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
+        self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
+        self._lost = counter("broker_lost_total", "Lost or failed broker connections")
+        self._unanswered = counter("reply_to_failed_total", "Copies of results that reply_to could not get")
+        self._crashes = counter("internal_errors_total", "Bugs of Postlane's own")
+        gauge("in_flight", "Notifications being worked on").set_function(in_flight)
+        gauge("build_info", "Version of this worker", ("version",)).labels(__version__).set(1)
+
+    def __call__(self, event: Event) -> None:
+        """Count the event."""
+        match event:
+            case Concluded():
+                self._concluded(event)
+            case MailboxPaused(mailbox=mailbox):
+                self._paused.labels(mailbox).set(1)
+            case MailboxResumed(mailbox):
+                self._paused.labels(mailbox).set(0)
+            case UnknownReply(mailbox=mailbox):
+                self._unknown.labels(mailbox).inc()
+            case SessionOpened(mailbox=mailbox):
+                self._sessions.labels(mailbox).inc()
+            case TokenFetched(mailbox=mailbox, ok=ok):
+                self._tokens.labels(mailbox, "fetched" if ok else "refused").inc()
+            case BrokerUp():
+                self._connected.set(1)
+            case BrokerDown():
+                self._connected.set(0)
+                self._lost.inc()
+            case ReplyFailed():
+                self._unanswered.inc()
+            case Crashed():
+                self._crashes.inc()
+            case _:
+                pass
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _concluded(self, event: Concluded) -> None:
+        result = event.result
+        mailbox = result.mailbox.name if result.mailbox else ""
+        self._results.labels(mailbox, result.status, result.reason.kind if result.reason else "").inc()
+        if result.mailbox:
+            self._seconds.labels(result.mailbox.transport).observe(event.seconds)
+        for recipient in result.recipients:
+            if recipient.code is not None:
+                self._replies.labels(mailbox, recipient.code, recipient.enhanced or "").inc()
