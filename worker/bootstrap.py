@@ -1,0 +1,162 @@
+"""The composition root: the only place where the parts of a worker meet."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from worker import mailbox_file
+from worker.attachments.directory import AttachmentDirectory
+from worker.broker.connection import BrokerAddress
+from worker.broker.serve import ServeOptions, Worker
+from worker.broker.topology import Topology
+from worker.courier import Courier
+from worker.domain.mailbox import Directory, PickupDirectory, SmtpEndpoint
+from worker.domain.retry import RetryPolicy
+from worker.domain.verdict import catalogue
+from worker.events import Event
+from worker.oauth.tokens import MsalTokens
+from worker.pickup import transport as pickup
+from worker.ports import Observe
+from worker.settings import Settings, SettingsError
+from worker.smtp.connect import Timeouts
+from worker.smtp.transport import SmtpTransport
+from worker.store.memory import MemoryGate, MemoryLedger
+from worker.telemetry import health, http
+from worker.telemetry.logs import LogEvents
+from worker.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A composed worker."""
+
+    worker: Worker
+    directory: Directory
+
+    async def run(self) -> None:
+        """Work until `stop`."""
+        await self.worker.run()
+
+    def stop(self) -> None:
+        """Finish what is under way, then `run` returns."""
+        self.worker.stop()
+
+
+def broker_address(settings: Settings) -> BrokerAddress:
+    """Where the broker is."""
+    ca_file = settings.broker.ca_file
+    return BrokerAddress(settings.broker.url.get_secret_value(), str(ca_file) if ca_file else None)
+
+
+def topology(settings: Settings) -> Topology:
+    """What exists on the broker."""
+    return Topology(settings.broker.prefix, settings.broker.lanes)
+
+
+def timeouts(settings: Settings) -> Timeouts:
+    """Of SMTP."""
+    smtp = settings.smtp
+    return Timeouts(smtp.connect_seconds, smtp.command_seconds, smtp.submission_seconds)
+
+
+def directory(settings: Settings) -> Directory:
+    """The mailboxes file, checked.
+
+    Raises:
+        SettingsError: it is wrong.
+    """
+    try:
+        return mailbox_file.load(settings.mailboxes.file, os.environ)
+    except mailbox_file.MailboxFileError as error:
+        raise SettingsError(str(error)) from error
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[App]:
+    """Compose a worker; on leaving everything that was opened is closed.
+
+    Raises:
+        SettingsError: settings or mailboxes are wrong, a pickup directory cannot be used.
+    """
+    mailboxes = directory(settings)
+    _check_pickups(mailboxes)
+    async with AsyncExitStack() as stack:
+        metrics = Metrics(lambda: worker.in_flight)
+        observe = _both(LogEvents(settings.worker.name), metrics)
+        courier = _courier(settings, mailboxes, observe, stack)
+        options = ServeOptions(
+            worker=settings.worker.name,
+            prefetch=settings.broker.prefetch,
+            concurrency=settings.worker.concurrency,
+            grace=settings.worker.grace_seconds,
+        )
+        worker = Worker(broker_address(settings), topology(settings), courier.deliver, options, observe, random.random)
+        if settings.health.port:
+            await stack.enter_async_context(_health(settings, worker, metrics))
+        yield App(worker, mailboxes)
+
+
+def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: AsyncExitStack) -> Courier:
+    tokens = MsalTokens(observe)
+    stack.callback(tokens.close)
+    smtp = SmtpTransport(tokens, timeouts(settings), observe)
+    stack.callback(smtp.close)
+    return Courier(
+        directory=mailboxes,
+        rows=catalogue(),
+        ledger=MemoryLedger(),
+        gate=MemoryGate(),
+        transports={SmtpEndpoint: smtp, PickupDirectory: pickup.PickupTransport()},
+        files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
+        policy=_retry_policy(settings),
+        clock=lambda: datetime.now(UTC),
+        dice=random.random,
+        observe=observe,
+        max_octets=settings.worker.max_message_octets,
+    )
+
+
+def _retry_policy(settings: Settings) -> RetryPolicy:
+    retry = settings.retry
+    return RetryPolicy(
+        first=timedelta(seconds=retry.first_seconds),
+        factor=retry.factor,
+        longest=timedelta(seconds=retry.longest_seconds),
+        horizon=timedelta(hours=retry.horizon_hours),
+    )
+
+
+@asynccontextmanager
+async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> AsyncIterator[None]:
+    def checks() -> dict[str, str]:
+        return {"broker": "ok" if worker.ready else "no consumers on the broker"}
+
+    try:
+        listening = http.bound(settings.health.host, settings.health.port)
+    except http.CannotListen as error:
+        raise SettingsError(f"POSTLANE_HEALTH__PORT: {error}. Choose another port, or 0 for none.") from error
+    async with http.serving(health.application(checks, metrics.exposition), listening):
+        yield
+
+
+def _check_pickups(mailboxes: Directory) -> None:
+    problems = [
+        f"mailboxes.{mailbox.name}: {problem}"
+        for mailbox in mailboxes.mailboxes.values()
+        if isinstance(mailbox.endpoint, PickupDirectory) and (problem := pickup.check(mailbox.endpoint))
+    ]
+    if problems:
+        raise SettingsError("\n".join(problems))
+
+
+def _both(*observers: Observe) -> Observe:
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
