@@ -1,0 +1,388 @@
+"""An SMTP submission server (RFC 6409) that behaves as its profile says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+import ssl
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+from worker.emulator.accepted import AcceptedMails, field_of
+from worker.emulator.world import MailboxAccount, Profile
+
+_LIMIT = 64 * 1024 * 1024  # octets of one message
+_PATH = re.compile(rb"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
+_ADDRESS = re.compile(r"<([^<>]+)>|([^\s<>,]+@[^\s<>,]+)")
+
+CheckToken = Callable[[str, str], str]
+"""Mailbox and bearer token → empty if good, else the reply."""
+
+
+class _Bye(Exception):  # noqa: N818 - the way out of a session
+    """The session is over."""
+
+
+_GONE = (_Bye, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+
+
+@dataclass(slots=True)
+class _State:
+    """What a session has come to."""
+
+    tls: str = "none"
+    greeted: bool = False
+    login: str = ""
+    mechanism: str = ""
+    mail_from: str | None = None
+    rcpt_to: list[str] = field(default_factory=list)
+
+    def reset(self) -> None:
+        self.mail_from = None
+        self.rcpt_to = []
+
+
+class SmtpServer:
+    """A listening server."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        accounts: list[MailboxAccount],
+        tls: ssl.SSLContext,
+        accepted: AcceptedMails,
+        check_token: CheckToken | None = None,
+        *,
+        implicit_tls: bool = False,
+    ) -> None:
+        """Does not listen yet."""
+        self.profile = profile
+        self._accounts = {account.address.lower(): account for account in accounts}
+        self._tls = tls
+        self._accepted = accepted
+        self._check_token = check_token
+        self._implicit_tls = implicit_tls
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.submitting: Counter[str] = Counter()
+        self.most_connections = 0
+
+    async def listen(self, host: str, port: int) -> Self:
+        """Start listening; port 0 takes a free one."""
+        context = self._tls if self._implicit_tls else None
+        self._server = await asyncio.start_server(self._serve, host, port, limit=_LIMIT, ssl=context)
+        return self
+
+    @property
+    def port(self) -> int:
+        """Where it listens.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        if self._server is None:
+            raise RuntimeError("not listening")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def drop_sessions(self) -> None:
+        """Hang up on everybody, as servers do when they are restarted."""
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        """Stop listening and hang up."""
+        if self._server is not None:
+            self._server.close()
+            self.drop_sessions()
+            await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        session = _Session(self, reader, writer, self._tls, self._accepted, self._check_token)
+        try:
+            await session.run()
+        except (
+            _Bye,
+            ConnectionError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            ssl.SSLError,
+            TimeoutError,
+        ):
+            pass
+        finally:
+            session.leave()
+            self._writers.discard(writer)
+            writer.close()
+
+    def account(self, address: str) -> MailboxAccount | None:
+        """The account of an address."""
+        return self._accounts.get(address.lower())
+
+
+class _Session:
+    def __init__(
+        self,
+        server: SmtpServer,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        tls: ssl.SSLContext,
+        accepted: AcceptedMails,
+        check_token: CheckToken | None,
+    ) -> None:
+        self._server = server
+        self._profile = server.profile
+        self._reader = reader
+        self._writer = writer
+        self._tls = tls
+        self._accepted = accepted
+        self._check_token = check_token
+        self._state = _State(tls=self._tls_version())
+        self._counted = ""
+        self._verbs: dict[str, Callable[[bytes], Awaitable[str]]] = {
+            "EHLO": self._ehlo,
+            "HELO": self._helo,
+            "STARTTLS": self._starttls,
+            "AUTH": self._auth,
+            "MAIL": self._mail,
+            "RCPT": self._rcpt,
+            "DATA": self._data,
+            "RSET": self._rset,
+            "NOOP": self._noop,
+            "QUIT": self._quit,
+        }
+
+    async def run(self) -> None:
+        self._say(f"220 {self._profile.host} {self._profile.greeting}")
+        while True:
+            line = (await self._reader.readuntil(b"\r\n"))[:-2]
+            verb, _, rest = line.partition(b" ")
+            handler = self._verbs.get(verb.decode("ascii", "replace").upper())
+            reply = await handler(rest) if handler else "500 5.3.3 Unrecognized command"
+            if reply:
+                self._say(reply)
+            await self._writer.drain()
+
+    def leave(self) -> None:
+        """Give the place of this connection back."""
+        if self._counted:
+            self._server.submitting[self._counted] -= 1
+            self._counted = ""
+
+    def _say(self, reply: str) -> None:
+        self._writer.write(reply.encode() + b"\r\n")
+
+    async def _ehlo(self, _name: bytes) -> str:
+        self._state.greeted = True
+        self._state.reset()
+        keywords = [*self._profile.keywords]
+        if self._state.tls == "none":
+            keywords.append("STARTTLS")
+        elif self._profile.mechanisms:
+            keywords.append(f"AUTH {' '.join(self._profile.mechanisms)}")
+        lines = [f"{self._profile.host} Hello", *keywords]
+        return "\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"])
+
+    async def _helo(self, _name: bytes) -> str:
+        self._state.greeted = True
+        self._state.reset()
+        return f"250 {self._profile.host}"
+
+    async def _starttls(self, _rest: bytes) -> str:
+        if self._state.tls != "none":
+            return "503 5.5.2 TLS is already on"
+        self._say("220 2.0.0 SMTP server ready")
+        await self._writer.drain()
+        await self._writer.start_tls(self._tls)
+        self._state = _State(tls=self._tls_version())
+        return ""
+
+    async def _auth(self, rest: bytes) -> str:
+        name, _, initial = rest.partition(b" ")
+        mechanism = name.decode("ascii", "replace").upper()
+        if self._state.tls == "none":
+            return "530 5.7.0 Must issue a STARTTLS command first"
+        if self._state.login:
+            return "503 5.5.2 Auth command already specified"
+        if mechanism not in self._profile.mechanisms:
+            return "504 5.7.4 Unrecognized authentication type"
+        login, refusal = await self._authenticated(mechanism, initial)
+        if refusal:
+            return refusal
+        self._state.login, self._state.mechanism = login, mechanism
+        return "235 2.7.0 Authentication successful"
+
+    async def _authenticated(self, mechanism: str, initial: bytes) -> tuple[str, str]:
+        """Login and refusal, one of them empty."""
+        match mechanism:
+            case "LOGIN":
+                login = _text(initial) if initial else await self._ask(b"Username:")
+                password = await self._ask(b"Password:")
+                return login, self._check_password(login, password)
+            case "PLAIN":
+                parts = (_text(initial) if initial else await self._ask(b"")).split("\0")
+                login, password = (parts[1], parts[2]) if len(parts) == 3 else ("", "")  # noqa: PLR2004 - RFC 4616
+                return login, self._check_password(login, password)
+            case _:
+                return self._check_xoauth2(_text(initial) if initial else await self._ask(b""))
+
+    def _check_password(self, login: str, password: str) -> str:
+        account = self._server.account(login)
+        if account is not None and not account.smtp_auth:
+            return (
+                "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox. "
+                f"Visit https://aka.ms/smtp_auth_disabled for more information. [{self._profile.host}]"
+            )
+        if account is None or account.password is None or account.password != password:
+            return f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]"
+        return ""
+
+    def _check_xoauth2(self, response: str) -> tuple[str, str]:
+        fields = dict(part.split("=", 1) for part in response.split("\x01") if "=" in part)
+        login, token = fields.get("user", ""), fields.get("auth", "").removeprefix("Bearer ")
+        account = self._server.account(login)
+        if account is not None and not account.smtp_auth:
+            return "", (
+                "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant. "
+                f"Visit https://aka.ms/smtp_auth_disabled for more information. [{self._profile.host}]"
+            )
+        refusal = self._check_token(login, token) if self._check_token and account else "no such mailbox"
+        return (login, "") if not refusal else ("", f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]")
+
+    async def _ask(self, prompt: bytes) -> str:
+        self._say(f"334 {base64.b64encode(prompt).decode()}")
+        await self._writer.drain()
+        return _text((await self._reader.readuntil(b"\r\n")).strip())
+
+    async def _mail(self, rest: bytes) -> str:
+        found = _PATH.match(rest)
+        if found is None:
+            return "501 5.5.4 Invalid arguments"
+        if self._profile.tls_first and self._state.tls == "none":
+            return "530 5.7.0 Must issue a STARTTLS command first"
+        if self._profile.mechanisms and not self._state.login:
+            return "530 5.7.57 Client not authenticated to send mail"
+        if self._state.mail_from is not None:
+            return "503 5.5.2 Sender already specified"
+        if not self._counted_in():
+            return (
+                "432 4.3.2 Concurrent connections limit exceeded. "
+                f"Visit https://aka.ms/concurrent_sending for more information. [Hostname={self._profile.host}]"
+            )
+        self._state.mail_from = found[1].decode()
+        return "250 2.1.0 Sender OK"
+
+    def _counted_in(self) -> bool:
+        """Whether this connection has a place among those that may submit for its login."""
+        login = self._state.login
+        if not login or self._counted:
+            return True
+        submitting = self._server.submitting
+        if submitting[login] >= self._profile.connections:
+            return False
+        submitting[login] += 1
+        self._counted = login
+        self._server.most_connections = max(self._server.most_connections, submitting[login])
+        return True
+
+    async def _rcpt(self, rest: bytes) -> str:
+        found = _PATH.match(rest)
+        if self._state.mail_from is None:
+            return "503 5.5.2 Need mail command"
+        if found is None:
+            return "501 5.1.3 Invalid address"
+        recipient = found[1].decode()
+        refusal = self._profile.recipients.get(recipient.rpartition("@")[0].lower())
+        if refusal:
+            return refusal
+        self._state.rcpt_to.append(recipient)
+        return "250 2.1.5 Recipient OK"
+
+    async def _data(self, _rest: bytes) -> str:
+        if not self._state.rcpt_to:
+            return "503 5.5.2 Need rcpt command"
+        self._say("354 Start mail input; end with <CRLF>.<CRLF>")
+        await self._writer.drain()
+        content = await self._content()
+        reply = await self._answer(content)
+        self._state.reset()
+        return reply
+
+    async def _content(self) -> bytes:
+        first = await self._reader.readexactly(3)
+        if first == b".\r\n":
+            return b""
+        raw = first + await self._reader.readuntil(b"\r\n.\r\n")
+        return raw[:-3].replace(b"\r\n..", b"\r\n.").removeprefix(b".")
+
+    async def _answer(self, content: bytes) -> str:
+        scripted = next(
+            (
+                self._profile.contents[local]
+                for rcpt in self._state.rcpt_to
+                if (local := rcpt.rpartition("@")[0].lower()) in self._profile.contents
+            ),
+            "",
+        )
+        if scripted == "drop":
+            raise _Bye
+        if scripted and scripted != "lost":
+            return scripted
+        if refusal := self._wrong_sender(content):
+            return refusal
+        self._accepted.keep(
+            content,
+            server=self._profile.host,
+            login=self._state.login,
+            mechanism=self._state.mechanism,
+            tls=self._state.tls,
+            mail_from=self._state.mail_from or "",
+            rcpt_to=self._state.rcpt_to,
+        )
+        if scripted == "lost":
+            raise _Bye
+        told = {"message_id": field_of(content, b"Message-ID"), "host": self._profile.host}
+        return f"250 {self._profile.accepted.format(queue_id=uuid.uuid4().hex[:10].upper(), **told)}"
+
+    def _wrong_sender(self, content: bytes) -> str:
+        """Exchange compares From with the login's rights only now, at the end."""
+        if not self._profile.checks_sender:
+            return ""
+        found = _ADDRESS.search(field_of(content, b"From"))
+        sender = (found[1] or found[2]).lower() if found else ""
+        account = self._server.account(self._state.login)
+        if account is not None and sender in {account.address.lower(), *map(str.lower, account.send_as)}:
+            return ""
+        return (
+            f"554 5.2.252 SendAsDenied; {self._state.login} not allowed to send as {sender}; "
+            "STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; "
+            f"Failed to process message due to a permanent exception. [Hostname={self._profile.host}]"
+        )
+
+    async def _rset(self, _rest: bytes) -> str:
+        self._state.reset()
+        return "250 2.0.0 Resetting"
+
+    async def _noop(self, _rest: bytes) -> str:
+        return "250 2.0.0 OK"
+
+    async def _quit(self, _rest: bytes) -> str:
+        self._say("221 2.0.0 Service closing transmission channel")
+        await self._writer.drain()
+        raise _Bye
+
+    def _tls_version(self) -> str:
+        tls = self._writer.get_extra_info("ssl_object")
+        return str(tls.version()) if tls else "none"
+
+
+def _text(encoded: bytes) -> str:
+    try:
+        return base64.b64decode(encoded.strip(), validate=True).decode("utf-8", "replace")
+    except binascii.Error:
+        return ""

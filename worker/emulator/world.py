@@ -1,0 +1,104 @@
+"""What the emulated tenants consist of: mailboxes, app registrations, and what servers say to whom. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxAccount:
+    """A mailbox that can submit.
+
+    Attributes:
+        password: None: no basic authentication.
+        apps: client ids that have been given rights on it.
+        send_as: other addresses it may use in From.
+        smtp_auth: the switch "Authenticated SMTP"; it must be on for OAuth too.
+    """
+
+    address: str
+    password: str | None = field(default=None, repr=False)
+    apps: frozenset[str] = frozenset()
+    send_as: frozenset[str] = frozenset()
+    smtp_auth: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AppRegistration:
+    """An application in Entra ID with admin consent for SMTP.SendAsApp."""
+
+    tenant_id: str
+    client_id: str
+    client_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How a server behaves.
+
+    Attributes:
+        host: what it calls itself.
+        greeting: after the 220.
+        keywords: of EHLO, without STARTTLS and AUTH.
+        mechanisms: of AUTH, offered only under TLS.
+        tls_first: whether it refuses mail without TLS.
+        connections: submitting at once for one login; more get 432.
+        accepted: reply text to the final dot; may use {message_id}, {host} and {queue_id}.
+        checks_sender: whether From must be the login's.
+        recipients: local part → reply to RCPT.
+        contents: local part of a recipient → reply to the final dot; `drop` hangs up instead, `lost` accepts first.
+    """
+
+    host: str
+    greeting: str
+    keywords: tuple[str, ...]
+    mechanisms: tuple[str, ...]
+    tls_first: bool = True
+    connections: int = 1000
+    accepted: str = "2.0.0 OK"
+    checks_sender: bool = False
+    recipients: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+
+SCRIPTED_CONTENTS = {
+    "drop-at-dot": "drop",
+    "lost-250": "lost",
+    "busy-at-dot": "451 4.3.0 Try again later",
+    "spam-at-dot": "554 5.7.1 Message refused by policy",
+}
+
+OFFICE365 = Profile(
+    host="emulator.outlook.office365.example",
+    greeting="Microsoft ESMTP MAIL Service ready (this is Postlane's emulator)",
+    keywords=(
+        "SIZE 157286400",
+        "PIPELINING",
+        "DSN",
+        "ENHANCEDSTATUSCODES",
+        "8BITMIME",
+        "BINARYMIME",
+        "CHUNKING",
+        "SMTPUTF8",
+    ),
+    mechanisms=("LOGIN", "XOAUTH2"),
+    connections=3,
+    accepted="2.0.0 OK {message_id} [Hostname={host}]",
+    checks_sender=True,
+    contents=SCRIPTED_CONTENTS,
+)
+
+ORDINARY = Profile(
+    host="mail.emulator.example",
+    greeting="ESMTP (this is Postlane's emulator of an ordinary mail server)",
+    keywords=("PIPELINING", "SIZE 52428800", "ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"),
+    mechanisms=("PLAIN", "LOGIN"),
+    accepted="2.0.0 Ok: queued as {queue_id}",
+    recipients={
+        "unknown": "550 5.1.1 <unknown>: Recipient address rejected: User unknown",
+        "busy": "451 4.3.2 Please try again later",
+        "full": "452 4.2.2 Mailbox full",
+    },
+    contents=SCRIPTED_CONTENTS,
+)
