@@ -1,0 +1,5 @@
+"""`python -m worker` is `postlane`."""
+
+from worker.cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""`postlane emulator`: an Office 365 of your own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from worker.emulator.run import Plan
+
+
+def emulator(
+    *,
+    directory: Annotated[Path, typer.Option(help="For certificates, accepted mails and their log.")] = Path(
+        "build/emulator"
+    ),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    name: Annotated[list[str] | None, typer.Option(help="Further host name for the certificate; repeatable.")] = None,
+    office365_port: Annotated[int, typer.Option(help="Office 365 submission.")] = 2587,
+    ordinary_port: Annotated[int, typer.Option(help="Ordinary mail server.")] = 2525,
+    token_port: Annotated[int, typer.Option(help="Token endpoint (https).")] = 2443,
+) -> None:
+    """Run a double of Office 365 (SMTP with STARTTLS and XOAUTH2, token endpoint) and an ordinary mail server.
+
+    Nothing leaves this machine: accepted mails lie in the directory. Prints a mailboxes file that fits.
+    """
+    from worker.emulator.run import Plan
+
+    plan = Plan(
+        directory=directory,
+        host=host,
+        names=tuple(name or ()),
+        office365_port=office365_port,
+        ordinary_port=ordinary_port,
+        token_port=token_port,
+    )
+    asyncio.run(_emulate(plan))
+
+
+async def _emulate(plan: Plan) -> None:
+    from worker.emulator.files import mailboxes_file
+    from worker.emulator.run import emulating
+
+    async with emulating(plan) as running:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        mailboxes = plan.directory / "mailboxes.toml"
+        mailboxes.write_text(mailboxes_file(running), encoding="utf-8")
+        typer.echo(f"Office 365 submission   {plan.host}:{running.office365.port} (STARTTLS, LOGIN and XOAUTH2)")
+        typer.echo(f"Ordinary mail server    {plan.host}:{running.ordinary.port} (STARTTLS, PLAIN and LOGIN)")
+        typer.echo(f"Token endpoint          {running.token_url}/<tenant>")
+        typer.echo(f"Trust this authority    {running.certificates.ca_file}")
+        typer.echo(f"Accepted mails          {running.accepted.directory}")
+        typer.echo(f"A mailboxes file        {mailboxes}")
+        typer.echo(f"Expire all tokens       curl -k -X POST {running.token_url}/_emulator/expire-tokens")
+        typer.echo("Running; Ctrl-C ends it.")
+        await stop.wait()

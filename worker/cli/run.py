@@ -1,0 +1,55 @@
+"""`postlane run`: the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.bootstrap import App
+    from worker.settings import Settings
+
+
+def run() -> None:
+    """Run a worker until SIGTERM or Ctrl-C. Start as many as you like, on as many machines as you like.
+
+    The first signal lets mails under way finish (POSTLANE_WORKER__GRACE_SECONDS); the second ends the worker at once.
+    """
+    from worker import settings
+    from worker.telemetry import logs
+
+    loaded = settings.load()
+    logs.configure(loaded.log.level, loaded.log.format)
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        runner.run(_run(loaded))
+
+
+async def _run(settings: Settings) -> None:
+    from worker.bootstrap import running
+
+    async with running(settings) as app:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, app, number)
+        await app.run()
+
+
+def _stop(app: App, number: int) -> None:
+    """Drain at the first signal; at the second let the signal do what it does by itself."""
+    app.stop()
+    asyncio.get_running_loop().remove_signal_handler(number)
+    if number == signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _fast_loop() -> type[asyncio.AbstractEventLoop] | None:
+    """Uvloop where it is installed."""
+    if sys.platform == "win32":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
