@@ -60,9 +60,10 @@ async def serving(
         application, ssl_certfile=pem, ssl_keyfile=pem, log_config=None, access_log=False, lifespan="off"
     )
     server = _Server(config)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets=[listening]))
-        try:
-            yield
-        finally:
-            server.should_exit = True
+    # No task group: what goes wrong in the caller's block must come out of it as it is.
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
