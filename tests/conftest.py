@@ -1,0 +1,89 @@
+"""Real neighbours for every test that wants them: a broker, an emulated Office 365, workers as processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.neighbours import Inbox, WorkerProcess, inbox_on, running_worker
+from worker.broker import apply as topologies
+from worker.broker.connection import BrokerAddress
+from worker.broker.topology import Topology
+from worker.emulator.files import mailboxes_file
+from worker.emulator.run import Emulator, Plan, emulating
+from worker.sandbox import rabbitmq
+from worker.sandbox.rabbitmq import RunningBroker
+
+settings.register_profile("postlane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("postlane")
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[RunningBroker]:
+    """A RabbitMQ: AMQP_URL if that is set, else Docker's, else one of our own on private ports."""
+    with rabbitmq.broker(
+        amqp_url=os.environ.get("AMQP_URL"),
+        image=os.environ.get("POSTLANE_TEST_RABBITMQ_IMAGE", "rabbitmq:4"),
+        progress=lambda text: print(text, file=sys.stderr),  # noqa: T201 - the person waits for it
+        may_install=lambda _question: os.geteuid() == 0 or bool(os.environ.get("CI")),
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def address(broker: RunningBroker) -> BrokerAddress:
+    """Where the broker is."""
+    return BrokerAddress(broker.amqp_url)
+
+
+@pytest.fixture
+async def topology(address: BrokerAddress) -> AsyncIterator[Topology]:
+    """Exchanges and queues of this test alone."""
+    made = await topologies.apply(address, Topology(f"test-{uuid.uuid4().hex[:8]}", lanes=2))
+    yield made
+    await topologies.remove(address, made)
+
+
+@pytest.fixture
+async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
+    """Office 365, its token endpoint and an ordinary mail server, all emulated."""
+    async with emulating(Plan(tmp_path / "emulator")) as running:
+        yield running
+
+
+@pytest.fixture
+def pickup(tmp_path: Path) -> Path:
+    """An empty pickup directory."""
+    directory = tmp_path / "pickup"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def mailboxes(emulator: Emulator, pickup: Path, tmp_path: Path) -> Path:
+    """A mailboxes file: `platform` (default, OAuth), `fabrikam` (own, password), `zlin` (own, pickup)."""
+    path = tmp_path / "mailboxes.toml"
+    path.write_text(mailboxes_file(emulator, pickup), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+async def worker(
+    address: BrokerAddress, topology: Topology, mailboxes: Path, tmp_path: Path
+) -> AsyncIterator[WorkerProcess]:
+    """A worker as an operator runs it, consuming."""
+    async with running_worker(address, topology, mailboxes, tmp_path) as process:
+        yield process
+
+
+@pytest.fixture
+async def inbox(address: BrokerAddress, topology: Topology) -> AsyncIterator[Inbox]:
+    """All results of this test's topology, as a consumer with a queue of its own reads them."""
+    async with inbox_on(address, topology) as box:
+        yield box
