@@ -93,9 +93,9 @@ class Result(Contract):
 
     type: Literal["postlane.result.v1"] = "postlane.result.v1"
     event_id: Annotated[str, Field(description="equal for a repeated event: drop what you have seen")]
-    notification_id: Annotated[str | None, Field(description="null only if the message named none")]
+    notification_id: Annotated[str | None, Field(description="left out only if the message named none")] = None
     correlation_id: str | None = None
-    tenant: str | None
+    tenant: Annotated[str | None, Field(description="left out only if the message named none")] = None
     category: str | None = None
     status: DeliveryStatus
     final: bool

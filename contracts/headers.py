@@ -40,8 +40,12 @@ _RESERVED_FAMILIES = (
     "x-ms-exchange-",
     "x-postlane-",
 )
-# Structured fields: an encoded word (RFC 2047 section 5) is not allowed inside them.
-_ASCII_ONLY = ("list-", "in-reply-to", "references", "auto-submitted", "expires", "precedence", "thread-index")
+_STRUCTURED = ("list-", "in-reply-to", "references", "auto-submitted", "expires", "precedence", "thread-index")
+
+
+def is_structured(name: str) -> bool:
+    """Whether a field has a grammar of its own, in which an encoded word (RFC 2047 section 5) has no place."""
+    return name.lower().startswith(_STRUCTURED)
 
 
 def check_custom_header(name: str, value: str) -> None:
@@ -57,7 +61,7 @@ def check_custom_header(name: str, value: str) -> None:
         raise ValueError(f"may not set {name}: Postlane writes it itself, or it steers delivery")
     if len(value) > MAX_VALUE:
         raise ValueError(f"has a value of {name} longer than {MAX_VALUE} characters")
-    if lower.startswith(_ASCII_ONLY):
+    if is_structured(name):
         if not value.isascii():
             raise ValueError(f"has a value of {name} that is not ASCII")
         if max(map(len, value.split()), default=0) > MAX_WORD:

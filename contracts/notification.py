@@ -224,8 +224,12 @@ class Notification(Contract):
 
     @field_validator("metadata")
     @classmethod
-    def _small(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")) > MAX_METADATA:
+    def _echoable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        try:
+            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise ValueError("contains a number that JSON cannot express") from error
+        if len(text.encode()) > MAX_METADATA:
             raise ValueError(f"is larger than {MAX_METADATA} octets of JSON")
         return value
 

@@ -75,7 +75,7 @@ def decode(body: bytes, properties: Properties, *, max_octets: int) -> Notificat
         document = _document(text)
         _check_strings(document, text)
         payload = _payload(document, text, properties)
-        notification = Notification.model_validate_json(payload)
+        notification = Notification.model_validate_json(payload, by_alias=True, by_name=False)
         _agree(notification, properties)
     except _Unreadable as error:
         return _malformed((error.problem,), document, properties)
@@ -85,8 +85,8 @@ def decode(body: bytes, properties: Properties, *, max_octets: int) -> Notificat
 
 
 def encode(message: Notification | Result) -> bytes:
-    """The JSON form of a message, UTF-8, without fields that are empty by default."""
-    return message.model_dump_json(exclude_defaults=False, exclude_none=True).encode()
+    """The JSON form of a message, UTF-8, without the fields that have no value."""
+    return message.model_dump_json(exclude_none=True).encode()
 
 
 def _text(body: bytes, properties: Properties, max_octets: int) -> str:
@@ -172,7 +172,8 @@ def _unsendable(value: object, path: str = "") -> Iterator[str]:
             for name, inner in value.items():
                 if _UNSENDABLE.search(name):
                     yield path or "body"
-                yield from _unsendable(inner, f"{path}.{name}" if path else name)
+                shown = _printable(name)
+                yield from _unsendable(inner, f"{path}.{shown}" if path else shown)
         case list():
             for index, inner in enumerate(value):
                 yield from _unsendable(inner, f"{path}[{index}]")
@@ -204,13 +205,14 @@ def _plain(kind: str, message: str) -> str:
 
 
 def _printable(name: str) -> str:
-    return "".join(sign if sign.isprintable() else "?" for sign in name[:80])
+    """A stranger's name for a field, fit to be shown."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name[:80]) or '""'
 
 
 def _malformed(problems: tuple[Problem, ...], document: object, properties: Properties) -> Malformed:
     fields = document if isinstance(document, dict) else {}
-    if isinstance(fields.get("data"), dict) and "specversion" in fields:
-        fields = fields["data"]
+    if "specversion" in fields:  # a CloudEvent's own id is the event's, not the notification's
+        fields = fields["data"] if isinstance(fields.get("data"), dict) else {}
     return Malformed(
         problems=problems,
         notification_id=_readable(_ID, fields.get("id")) or _readable(_ID, properties.message_id),

@@ -9,22 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from contracts.address import AddrSpec
 from contracts.notification import Notification
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import report
 from worker.domain.carry import pack, unpack
-from worker.domain.decision import Acknowledge, Decision, Trial, WaitUntil, after_attempt, refuse, while_held
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Progress, Refused, Stage, Submission
+from worker.domain.decision import (
+    Acknowledge,
+    Decision,
+    Trial,
+    WaitUntil,
+    after_attempt,
+    expire,
+    puzzle,
+    refuse,
+    reject,
+    while_held,
+)
+from worker.domain.delivery import Broken, Busy, Fault, Fenced, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
 from worker.domain.mailbox import Directory, Endpoint, Mailbox
 from worker.domain.message import OutgoingMessage, compose, sender_of
 from worker.domain.permission import authorise
-from worker.domain.report import Case
+from worker.domain.report import Case, due_since
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, check_sender, route
 from worker.domain.verdict import Row
@@ -88,18 +101,22 @@ class Courier:
         now = self.clock()
         notification = decode(intake.body, intake.properties, max_octets=self.max_octets)
         if isinstance(notification, Malformed):
-            return refuse(report.malformed(notification, intake.body, intake.properties, now))
-        progress = unpack(intake.carry, notification) if intake.carry else Progress(first_seen=now)
-        case = Case(notification, intake.properties, progress, now)
+            return reject(report.malformed(notification, intake.body, intake.properties, now))
+        case = Case(notification, intake.properties, Progress(first_seen=now), now)
         if refusal := _forged(intake) or authorise(notification, intake.properties, self.directory):
-            return refuse(report.refused(case, refusal))
-        match await self.ledger.claim(_key(notification), _digest(notification), case.progress):
+            return refuse(case, refusal)
+        try:
+            progress = unpack(intake.carry, notification) if intake.carry else case.progress
+        except ValueError as error:
+            self.observe(Crashed("carry", notification.id, error))
+            return puzzle(case, _ILLEGIBLE, _open(case))
+        match await self.ledger.claim(_key(notification), _digest(notification), progress):
             case Finished(result):
                 return Decision((result,), Acknowledge())
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN), intake.carry)
             case Contradicted():
-                return refuse(report.refused(case, _USED_ID))
+                return refuse(case, _USED_ID)
             case Claimed(further):
                 decision = await self._settled(replace(case, progress=further))
                 left = decision.progress
@@ -107,30 +124,32 @@ class Courier:
 
     async def _settled(self, case: Case) -> Decision:
         """Deliver a claimed notification and record what came of it, before anybody is told."""
+        handover = _Handover(self.ledger, _key(case.notification), self.observe)
         try:
-            decision = await self._due(case)
+            decision = await self._due(case, handover)
         except Exception as error:  # noqa: BLE001 - the boundary: a bug must not become a loop of redeliveries
             self.observe(Crashed("courier", case.notification.id, error))
-            decision = refuse(report.refused(case, _OUR_BUG))
+            conclude, bug = (puzzle, _BUG_AFTER) if handover.begun else (refuse, _BUG_BEFORE)
+            decision = conclude(case, bug, _open(case))
         await self.ledger.settle(_key(case.notification), decision.progress or case.progress, decision.final)
         return decision
 
-    async def _due(self, case: Case) -> Decision:
+    async def _due(self, case: Case, handover: _Handover) -> Decision:
         notification = case.notification
         if notification.expired(case.now):
-            return Decision((report.expired(case),), Acknowledge())
+            return expire(case, _open(case))
         if notification.not_before is not None and notification.not_before > case.now:
             return Decision((), WaitUntil(notification.not_before, case.progress))
         match route(notification, self.directory):
             case Refusal() as refusal:
-                return refuse(report.refused(case, refusal))
+                return refuse(case, refusal, _open(case))
             case Route(mailbox) as chosen:
                 refused = check_sender(notification, mailbox)
-                return refuse(report.refused(case, refused)) if refused else await self._routed(case, chosen)
+                return refuse(case, refused, _open(case)) if refused else await self._routed(case, chosen, handover)
 
-    async def _routed(self, case: Case, chosen: Route) -> Decision:
+    async def _routed(self, case: Case, chosen: Route, handover: _Handover) -> Decision:
         mailbox = chosen.mailbox
-        envelope = _envelope(case, mailbox)
+        envelope = Envelope.of(sender_of(case.notification, mailbox).spec, _open(case))
         trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
         match self.gate.admit(mailbox.name, case.now):
             case Hold(until, verdict):
@@ -139,10 +158,13 @@ class Courier:
                 pass
         try:
             message = await self._compose(case, mailbox)
+            submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             self.gate.cleared(mailbox.name, tried=False)
-            return refuse(report.refused(case, _missing(error)))
-        submission = await self._submit(case, mailbox, envelope, message)
+            return refuse(case, _missing(error), _open(case))
+        except BaseException:
+            self.gate.cleared(mailbox.name, tried=False)
+            raise
         return self._judged(replace(trial, message_id=message.message_id, now=self.clock()), submission)
 
     async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
@@ -153,21 +175,16 @@ class Courier:
             return compose(notification, mailbox, files, _date(case))
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
 
-    async def _submit(self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage) -> Submission:
+    async def _submit(
+        self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+    ) -> Submission:
         """One attempt. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
-        marked = False
-
-        async def handing_over() -> bool:
-            nonlocal marked
-            marked = await self.ledger.handing_over(_key(case.notification))
-            return marked
-
         transport = self.transports[type(mailbox.endpoint)]
         try:
-            return await transport.submit(mailbox, envelope, message, handing_over)
+            return await transport.submit(mailbox, envelope, message, handover)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the mail's fate must be told
             self.observe(Crashed("submit", case.notification.id, error))
-            return Broken(Stage.DOT if marked else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
+            return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
     def _judged(self, trial: Trial, submission: Submission) -> Decision:
         mailbox, case = trial.route.mailbox, trial.case
@@ -175,15 +192,16 @@ class Courier:
             self.gate.cleared(mailbox.name, tried=False)
             return Decision((), WaitUntil(trial.now + _LOOK_AGAIN * (1 + trial.dice), case.progress))
         judgement = judge(submission, trial.tried, self.rows, case.notification.on_doubt)
-        if isinstance(submission, Refused) and judgement.verdict and not judgement.verdict.known:
-            self.observe(UnknownReply(mailbox.name, submission.stage, str(submission.reply)))
-        return after_attempt(trial, judgement, self._rest(mailbox, judgement, trial.now))
+        for stage, reply in judgement.unknown:
+            self.observe(UnknownReply(mailbox.name, stage, str(reply)))
+        ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
+        return after_attempt(trial, judgement, self._rest(mailbox, judgement, trial.now, tried=not ours))
 
-    def _rest(self, mailbox: Mailbox, judgement: Judgement, now: datetime) -> datetime | None:
+    def _rest(self, mailbox: Mailbox, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
         verdict = judgement.pause
         if verdict is None:
-            if self.gate.cleared(mailbox.name, tried=True):
+            if self.gate.cleared(mailbox.name, tried=tried):
                 self.observe(MailboxResumed(mailbox.name))
             return None
         until = self.gate.paused(mailbox.name, verdict, now)
@@ -191,28 +209,45 @@ class Courier:
         return until
 
 
-def _envelope(case: Case, mailbox: Mailbox) -> Envelope:
-    """The recipients that are still open."""
-    everybody = (person.spec for person in case.notification.recipients())
-    rcpt_to = (rcpt for rcpt in everybody if rcpt not in case.progress.settled)
-    return Envelope.of(sender_of(case.notification, mailbox).spec, rcpt_to)
+class _Handover:
+    """The ledger's mark before the point of no return, and whether it was set: it tells `failed` from `in doubt`."""
+
+    def __init__(self, ledger: Ledger, key: Key, observe: Observe) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._observe = observe
+        self.begun = False
+
+    async def __call__(self) -> bool:
+        try:
+            self.begun = await self._ledger.handing_over(self._key)
+        except Exception as error:  # noqa: BLE001 - without the mark nothing may be sent, and nothing was: try later
+            self._observe(Crashed("ledger", self._key.notification_id, error))
+        return self.begun
+
+
+def _open(case: Case) -> tuple[AddrSpec, ...]:
+    """The recipients that are still open, each once."""
+    everybody = dict.fromkeys(person.spec for person in case.notification.recipients())
+    return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
 
 
 def _key(notification: Notification) -> Key:
-    return Key(notification.tenant, notification.id)
+    return Key(notification.tenant.lower(), notification.id)
 
 
 def _digest(notification: Notification) -> str:
     """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
-    return hashlib.sha256(notification.model_dump_json().encode()).hexdigest()
+    content = {**notification.model_dump(mode="json"), "tenant": notification.tenant.lower()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _date(case: Case) -> datetime:
-    """The producer's timestamp if it is believable, else when we first saw the notification; never the present."""
-    first_seen, stamp = case.progress.first_seen, case.properties.timestamp
-    if stamp is not None and first_seen - _OLDEST_DATE <= stamp <= first_seen + _CLOCKS_DIFFER:
-        return stamp
-    return first_seen
+    """For the Date header: the producer's timestamp if it is believable, else the moment from which it was due."""
+    due, stamp = due_since(case), case.properties.timestamp
+    if stamp is None or case.notification.not_before is not None:
+        return due
+    return stamp if due - _OLDEST_DATE <= stamp <= due + _CLOCKS_DIFFER else due
 
 
 def _forged(intake: Intake) -> Refusal | None:
@@ -233,9 +268,25 @@ _USED_ID = Refusal(
     "Give every notification an id of its own; repeat an id only to ask again for the same mail.",
 )
 
-_OUR_BUG = Refusal(
+_REPORT_IT = "Please report it with the log line that carries this notification's id."
+
+_BUG_BEFORE = Refusal(
     "internal-error",
     "notification",
-    "Postlane itself failed on this notification before anything was sent.",
-    "Please report it with the log line that carries this notification's id; then replay the dead letter.",
+    "Postlane itself failed on this notification before anything was handed over.",
+    f"{_REPORT_IT} Then replay the dead letter.",
+)
+
+_BUG_AFTER = Refusal(
+    "internal-error",
+    "notification",
+    "Postlane itself failed after the mail was handed over: it may or may not have been accepted.",
+    f"{_REPORT_IT} Look for the mail in the mailbox's Sent Items before sending it again.",
+)
+
+_ILLEGIBLE = Refusal(
+    "internal-error",
+    "notification",
+    "It came back from a wait queue with a progress that this worker cannot read, so who has the mail is not known.",
+    f"{_REPORT_IT} Look for the mail in the mailbox's Sent Items before sending it again.",
 )

@@ -14,7 +14,7 @@ from contracts.address import AddrSpec
 from contracts.delivery import RecipientStatus
 from contracts.notification import Notification
 from worker.domain.delivery import Outcome, Progress
-from worker.domain.reply import EnhancedStatusCode, Reply
+from worker.domain.reply import EnhancedStatusCode, Reply, bounded
 
 _LIMIT = 48 * 1024  # characters
 _TEXTS = (2000, 300, 80, 0)  # characters kept of each reply, tried in this order
@@ -38,18 +38,19 @@ def unpack(packed: str, notification: Notification) -> Progress:
     """
     try:
         fields = json.loads(packed)
-        everybody = list(_everybody(notification))
-        replies = [_reply(*item) for item in fields["replies"]]
+        everybody = dict(enumerate(_everybody(notification)))
+        replies = dict(enumerate(_reply(*item) for item in fields["replies"]))
         return Progress(
-            first_seen=datetime.fromisoformat(fields["first"]),
+            first_seen=_moment(fields["first"]),
             attempts=int(fields["attempts"]),
             settled={
                 everybody[index]: Outcome(RecipientStatus(status), replies[said] if said is not None else None, verdict)
                 for index, status, said, verdict in fields["settled"]
             },
+            doubted=frozenset(everybody[index] for index in fields["doubted"]),
             told=str(fields["told"]),
         )
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a progress line of this notification") from error
 
 
@@ -59,7 +60,7 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
     for rcpt, outcome in progress.settled.items():
         said = None
         if outcome.reply is not None:
-            key = (outcome.reply.code, str(outcome.reply.enhanced or ""), outcome.reply.text[:longest])
+            key = (outcome.reply.code, str(outcome.reply.enhanced or ""), bounded(outcome.reply.text, longest))
             said = replies.setdefault(key, len(replies))
         settled.append([positions[rcpt], outcome.status, said, outcome.verdict])
     fields = {
@@ -68,8 +69,16 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         "told": progress.told,
         "replies": list(replies),
         "settled": settled,
+        "doubted": sorted(positions[rcpt] for rcpt in progress.doubted),
     }
     return json.dumps(fields, separators=(",", ":"))
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a moment without its zone")
+    return moment
 
 
 def _reply(code: int, enhanced: str, text: str) -> Reply:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from contracts.address import AddrSpec
 from contracts.delivery import DeliveryStatus, RecipientStatus, Result
 from worker.domain import report, retry
-from worker.domain.delivery import Outcome, Progress, give_up, overall
+from worker.domain.delivery import Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
-from worker.domain.report import Case
+from worker.domain.report import Case, due_since
 from worker.domain.retry import RetryPolicy
-from worker.domain.routing import Route
+from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
 
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
@@ -87,15 +87,37 @@ class Trial:
     dice: float
 
 
-def refuse(result: Result) -> Decision:
-    """Tell the producer, and set the message aside."""
-    return Decision((result,), _dead_letter(result, None))
+def refuse(case: Case, refusal: Refusal, tried: Sequence[AddrSpec] = ()) -> Decision:
+    """Not to be sent, or no further: tell the producer, and set the message aside.
+
+    Args:
+        case: what it is about.
+        refusal: why.
+        tried: open recipients, if others have the mail already.
+    """
+    return _ended(report.refused(case, refusal, _unsent(case, tried)), case.progress)
+
+
+def reject(result: Result) -> Decision:
+    """Not even a notification."""
+    return _ended(result, None)
+
+
+def expire(case: Case, tried: Sequence[AddrSpec]) -> Decision:
+    """Too late for the recipients that are still open."""
+    return _ended(report.expired(case, _unsent(case, tried)), case.progress)
+
+
+def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
+    """Something went wrong that leaves open who has the mail: say so instead of guessing."""
+    unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, refusal.kind) for rcpt in tried}
+    return _ended(report.refused(case, refusal, {**case.progress.settled, **unknown}), case.progress)
 
 
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
     """Merge the attempt into what was settled before, and decide whether there is a next one."""
     before = trial.case.progress
-    progress = before.advanced(judgement.outcomes, spent=judgement.spent)
+    progress = before.advanced(judgement.outcomes, spent=judgement.spent, doubted=judgement.doubted)
     outcomes = {**before.settled, **judgement.outcomes}
     when = None
     if overall(outcomes) is DeliveryStatus.DEFERRED:
@@ -122,33 +144,45 @@ def _decide(
     when: datetime | None,
     progress: Progress,
 ) -> Decision:
+    expires = when is None and _expires(trial) and _only_late(outcomes)
     if when is None:
         outcomes = give_up(outcomes)
+    outcomes = with_doubt(outcomes, trial.case.progress.doubted | progress.doubted)
     result = report.attempted(
         replace(trial.case, now=trial.now),
         trial.route,
-        overall(outcomes, expires=_expires(trial)),
+        overall(outcomes, expires=expires),
         outcomes,
         verdict=verdict,
         message_id=trial.message_id,
         next_attempt_at=when,
     )
-    return Decision((result,), _disposition(result, when, replace(progress, told=verdict.kind if verdict else "")))
+    told = replace(progress, told=verdict.kind if verdict else "")
+    if when is not None and not result.final:
+        return Decision((result,), WaitUntil(when, told))
+    return _ended(result, told)
 
 
-def _disposition(result: Result, when: datetime | None, progress: Progress) -> Disposition:
-    match result.status:
-        case DeliveryStatus.ACCEPTED | DeliveryStatus.HANDED_OVER | DeliveryStatus.EXPIRED:
-            return Acknowledge()
-        case DeliveryStatus.DEFERRED if when is not None:
-            return WaitUntil(when, progress)
-        case _:
-            return _dead_letter(result, progress)
-
-
-def _dead_letter(result: Result, progress: Progress | None) -> DeadLetter:
+def _ended(result: Result, progress: Progress | None) -> Decision:
+    """What went well, or is worthless by now, is done with; everything else is set aside for a person."""
+    if result.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.HANDED_OVER, DeliveryStatus.EXPIRED):
+        return Decision((result,), Acknowledge())
     reason = result.reason
-    return DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)
+    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)
+    return Decision((result,), dead)
+
+
+def _unsent(case: Case, tried: Sequence[AddrSpec]) -> Mapping[AddrSpec, Outcome]:
+    """What is known when there will be no attempt for the open recipients."""
+    if not case.progress.settled and not case.progress.doubted:
+        return {}
+    late = {rcpt: Outcome(RecipientStatus.FAILED) for rcpt in tried}
+    return with_doubt({**case.progress.settled, **late}, case.progress.doubted)
+
+
+def _only_late(outcomes: Mapping[AddrSpec, Outcome]) -> bool:
+    """Whether nothing but time is to blame."""
+    return all(outcome.status is RecipientStatus.DEFERRED for outcome in outcomes.values())
 
 
 def _next(trial: Trial, progress: Progress, paused_until: datetime | None) -> datetime | None:
@@ -159,12 +193,15 @@ def _next(trial: Trial, progress: Progress, paused_until: datetime | None) -> da
 
 def _within(trial: Trial, when: datetime) -> datetime | None:
     """The moment itself, or None if it lies beyond the retry horizon or the notification's expiry."""
-    limit = trial.case.progress.first_seen + trial.policy.horizon
-    expires_at = trial.case.notification.expires_at
+    limit, expires_at = _horizon(trial), trial.case.notification.expires_at
     return when if when < (min(limit, expires_at) if expires_at else limit) else None
 
 
 def _expires(trial: Trial) -> bool:
     """Whether it is the notification's own expiry that ends its attempts, not our horizon."""
     expires_at = trial.case.notification.expires_at
-    return expires_at is not None and expires_at <= trial.case.progress.first_seen + trial.policy.horizon
+    return expires_at is not None and expires_at <= _horizon(trial)
+
+
+def _horizon(trial: Trial) -> datetime:
+    return due_since(trial.case) + trial.policy.horizon

@@ -135,18 +135,38 @@ class Progress:
         first_seen: when a worker first took it; its Date header, and what the retry horizon counts from.
         attempts: spent so far. Waiting for a paused or busy mailbox spends none.
         settled: recipients that need no further attempt.
+        doubted: open recipients who may have a copy already: the producer said that a second one does no harm, but
+            when there is no second one nobody may say that there was none.
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
     """
 
     first_seen: datetime
     attempts: int = 0
     settled: Mapping[AddrSpec, Outcome] = field(default_factory=dict)
+    doubted: frozenset[AddrSpec] = frozenset()
     told: str = ""
 
-    def advanced(self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool) -> Progress:
+    def advanced(
+        self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool, doubted: frozenset[AddrSpec] = frozenset()
+    ) -> Progress:
         """Progress after an attempt; deferred recipients stay open."""
         done = {rcpt: outcome for rcpt, outcome in outcomes.items() if outcome.status is not RecipientStatus.DEFERRED}
-        return replace(self, attempts=self.attempts + spent, settled={**self.settled, **done})
+        return replace(
+            self,
+            attempts=self.attempts + spent,
+            settled={**self.settled, **done},
+            doubted=(self.doubted | doubted) - done.keys(),
+        )
+
+
+def with_doubt(outcomes: Mapping[AddrSpec, Outcome], doubted: frozenset[AddrSpec]) -> Mapping[AddrSpec, Outcome]:
+    """Who may have an earlier copy has not failed: that copy's fate is still unknown."""
+    return {
+        rcpt: replace(outcome, status=RecipientStatus.IN_DOUBT)
+        if rcpt in doubted and outcome.status is RecipientStatus.FAILED
+        else outcome
+        for rcpt, outcome in outcomes.items()
+    }
 
 
 def give_up(outcomes: Mapping[AddrSpec, Outcome]) -> Mapping[AddrSpec, Outcome]:

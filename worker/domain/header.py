@@ -52,9 +52,9 @@ def addresses(name: str, people: Iterable[Address]) -> str:
 def fold(name: str, words: Sequence[str]) -> str:
     """One field with its CRLF, broken before words so that lines stay short where they can."""
     lines = []
-    line = f"{name}:"
+    line = first = f"{name}:"
     for word in words:
-        if len(line) + 1 + len(word) > _LINE and line.strip() and not line.endswith(":"):
+        if len(line) + 1 + len(word) > _LINE and line not in ("", first):
             lines.append(line)
             line = ""
         line = f"{line} {word}"

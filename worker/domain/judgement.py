@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contracts.address import AddrSpec
 from contracts.delivery import RecipientStatus
@@ -22,11 +22,15 @@ class Judgement:
         outcomes: of every recipient that was tried.
         verdict: the one that explains the result to a person; None if all went well.
         pause: the verdict that rests the mailbox, if one does.
+        doubted: deferred recipients who may have got this copy all the same.
+        unknown: replies that no row of the catalogue knows.
     """
 
     outcomes: Mapping[AddrSpec, Outcome]
     verdict: Verdict | None = None
     pause: Verdict | None = None
+    doubted: frozenset[AddrSpec] = frozenset()
+    unknown: tuple[tuple[Stage, Reply], ...] = ()
 
     @property
     def spent(self) -> bool:
@@ -47,33 +51,34 @@ def judge(
         case Accepted(reply, refused):
             taken = {rcpt: Outcome(RecipientStatus.ACCEPTED, reply) for rcpt in tried if rcpt not in refused}
             return _with_refused(taken, refused, rows, None)
-        case Refused(reply=reply, refused=refused):
+        case Refused(stage=stage, reply=reply, refused=refused):
             found = verdicts.of_refusal(rows, submission)
             rest = {rcpt: _outcome(found, reply) for rcpt in tried if rcpt not in refused}
-            return _with_refused(rest, refused, rows, found if rest else None)
-        case TokenRefused():
-            found = verdicts.of_token(rows, submission)
-            return _for_all(tried, found)
-        case Broken(stage=Stage.DOT):
-            return _with_refused(*_doubtful(submission, tried, rows, on_doubt))
-        case Broken(refused=refused):
-            found = verdicts.of_fault(rows, submission)
+            judgement = _with_refused(rest, refused, rows, found if rest else None)
+            unknown = () if found.known or not rest else ((stage, reply),)
+            return replace(judgement, unknown=(*unknown, *judgement.unknown))
+        case TokenRefused(error, description):
+            found = _detailed(verdicts.of_token(rows, submission), description or error)
+            return _with_refused({rcpt: _outcome(found, None) for rcpt in tried}, {}, rows, found)
+        case Broken(refused=refused, detail=detail):
+            found = _detailed(_doubt_at_the_dot(verdicts.of_fault(rows, submission), submission), detail)
             rest = {rcpt: _outcome(found, None) for rcpt in tried if rcpt not in refused}
-            return _with_refused(rest, refused, rows, found)
+            judgement = _with_refused(rest, refused, rows, found)
+            return _resent(judgement) if on_doubt is OnDoubt.RESEND else judgement
 
 
-def _doubtful(
-    broken: Broken, tried: Sequence[AddrSpec], rows: Sequence[Row], on_doubt: OnDoubt
-) -> tuple[Mapping[AddrSpec, Outcome], Mapping[AddrSpec, Reply], Sequence[Row], Verdict]:
-    """The mail may have been accepted. Only the producer can say that a second copy does no harm."""
-    found = verdicts.of_fault(rows, broken)
-    status = RecipientStatus.DEFERRED if on_doubt is OnDoubt.RESEND else RecipientStatus.IN_DOUBT
-    outcomes = {rcpt: Outcome(status, None, found.kind) for rcpt in tried if rcpt not in broken.refused}
-    return outcomes, broken.refused, rows, found
+def _doubt_at_the_dot(found: Verdict, broken: Broken) -> Verdict:
+    """Whatever broke after the final dot, and whatever a row says: nobody knows whether the mail was accepted."""
+    return replace(found, action=Action.DOUBT) if broken.stage is Stage.DOT else found
 
 
-def _for_all(tried: Sequence[AddrSpec], found: Verdict) -> Judgement:
-    return _with_refused({rcpt: _outcome(found, None) for rcpt in tried}, {}, (), found)
+def _resent(judgement: Judgement) -> Judgement:
+    """The producer said that a second copy does no harm: a doubt is a reason to try again, but it stays a doubt."""
+    doubted = frozenset(
+        rcpt for rcpt, outcome in judgement.outcomes.items() if outcome.status is RecipientStatus.IN_DOUBT
+    )
+    again = {rcpt: replace(judgement.outcomes[rcpt], status=RecipientStatus.DEFERRED) for rcpt in doubted}
+    return replace(judgement, outcomes={**judgement.outcomes, **again}, doubted=doubted)
 
 
 def _with_refused(
@@ -85,9 +90,18 @@ def _with_refused(
     """Add the recipients that the server refused one by one, each with its own verdict."""
     found = {rcpt: verdicts.of_reply(rows, Stage.RCPT, reply) for rcpt, reply in refused.items()}
     each = {rcpt: _outcome(found[rcpt], reply) for rcpt, reply in refused.items()}
-    explaining = whole or next(iter(found.values()), None)
     resting = (item for item in (whole, *found.values()) if item is not None and item.action is Action.PAUSE)
-    return Judgement({**outcomes, **each}, explaining, next(resting, None))
+    return Judgement(
+        outcomes={**outcomes, **each},
+        verdict=whole or next(iter(found.values()), None),
+        pause=next(resting, None),
+        unknown=tuple((Stage.RCPT, refused[rcpt]) for rcpt, verdict in found.items() if not verdict.known),
+    )
+
+
+def _detailed(found: Verdict, detail: str) -> Verdict:
+    """A fault has no reply that would say more, so its explanation does."""
+    return replace(found, explanation=f"{found.explanation} ({detail})") if detail else found
 
 
 def _outcome(found: Verdict, reply: Reply | None) -> Outcome:

@@ -13,6 +13,7 @@ from datetime import datetime
 from email.utils import format_datetime
 
 from contracts.address import AddrSpec
+from contracts.headers import is_structured
 from contracts.notification import Address, Notification
 from worker.domain import mime
 from worker.domain.header import addresses, structured, unstructured
@@ -89,7 +90,9 @@ def _custom(notification: Notification) -> list[str]:
     """The producer's own headers; a notification is no letter from a person, and says so (RFC 3834 section 5)."""
     given = notification.headers
     names = {name.lower() for name in given}
-    fields = [unstructured(name, value) for name, value in given.items()]
+    fields = [
+        structured(name, value) if is_structured(name) else unstructured(name, value) for name, value in given.items()
+    ]
     if "auto-submitted" not in names:
         fields.append("Auto-Submitted: auto-generated\r\n")
     if notification.expires_at is not None and "expires" not in names:
@@ -115,9 +118,9 @@ def _alternative(notification: Notification, inline: Sequence[mime.Entity], stem
         versions.append(mime.text("plain", notification.text))
     if notification.html is not None:
         html = mime.text("html", notification.html)
-        versions.append(mime.multipart("related", [html, *inline], f"=_r{stem}") if inline else html)
+        versions.append(mime.related([html, *inline], f"=_r{stem}") if inline else html)
     elif inline:  # images that no html shows are still the producer's files
-        return mime.multipart("related", [*versions, *inline], f"=_r{stem}")
+        return mime.related([*versions, *inline], f"=_r{stem}")
     return versions[0] if len(versions) == 1 else mime.multipart("alternative", versions, f"=_a{stem}")
 
 
@@ -126,4 +129,4 @@ def _mixed(content: mime.Entity, attached: Sequence[mime.Entity], stem: str) -> 
 
 
 def _fingerprint(notification: Notification) -> str:
-    return hashlib.sha256(f"{notification.tenant}\0{notification.id}".encode()).hexdigest()
+    return hashlib.sha256(f"{notification.tenant.lower()}\0{notification.id}".encode()).hexdigest()

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from worker.domain.header import fold, parameter, structured, with_parameters
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-_UNSAFE_7BIT = re.compile(rb"[^\t\r\n -~]|^\.|^From |=_|[^\r\n]{991}| \r\n| $", re.MULTILINE)
+_UNSAFE_7BIT = re.compile(rb"[^\t\r\n -~]|^\.|^From |=_|[^\r\n]{991}| \r\n", re.MULTILINE)
 _QP_LINE = 76
+_QP_UNSAFE = re.compile(rb"^\.|^From |[^\r\n]{77}", re.MULTILINE)
 _BASE64_LINE = 76
 
 
@@ -23,6 +24,7 @@ _BASE64_LINE = 76
 class Entity:
     """Header fields and body of one MIME part, ready to be written one after the other."""
 
+    media_type: str
     fields: str
     body: bytes
 
@@ -40,6 +42,7 @@ def text(subtype: str, content: str) -> Entity:
         quoted, packed = quoted_printable(body), base64(body)
         encoding, body = ("quoted-printable", quoted) if len(quoted) <= len(packed) else ("base64", packed)
     return Entity(
+        f"text/{subtype}",
         fold("Content-Type", [f"text/{subtype};", "charset=utf-8"]) + structured("Content-Transfer-Encoding", encoding),
         body,
     )
@@ -55,14 +58,25 @@ def file(content: bytes, content_type: str, filename: str, content_id: str | Non
     )
     if content_id is not None:
         fields += structured("Content-ID", f"<{content_id}>")
-    return Entity(fields, base64(content))
+    return Entity(content_type, fields, base64(content))
 
 
 def multipart(subtype: str, parts: Sequence[Entity], boundary: str) -> Entity:
     """Several parts under one boundary, which must not occur in any of them."""
+    return _multipart(subtype, parts, boundary, ())
+
+
+def related(parts: Sequence[Entity], boundary: str) -> Entity:
+    """A text and what it shows; `type` is that of the text, the first part (RFC 2387 section 3.1)."""
+    return _multipart("related", parts, boundary, (f'type="{parts[0].media_type}"',))
+
+
+def _multipart(subtype: str, parts: Sequence[Entity], boundary: str, parameters: Sequence[str]) -> Entity:
     delimiter = f"--{boundary}".encode()
     body = b"".join(delimiter + b"\r\n" + bytes(part) + b"\r\n" for part in parts) + delimiter + b"--\r\n"
-    return Entity(with_parameters("Content-Type", f"multipart/{subtype}", [f'boundary="{boundary}"']), body)
+    media_type = f"multipart/{subtype}"
+    fields = with_parameters("Content-Type", media_type, [f'boundary="{boundary}"', *parameters])
+    return Entity(media_type, fields, body)
 
 
 def base64(content: bytes) -> bytes:
@@ -75,15 +89,13 @@ def base64(content: bytes) -> bytes:
 def quoted_printable(content: bytes) -> bytes:
     """RFC 2045 section 6.7; content has CRLF line ends. Leading dots and "From " are quoted too."""
     encoded = binascii.b2a_qp(content, istext=True)
-    if b"\n." not in encoded and b"\nFrom " not in encoded and not encoded.startswith((b".", b"From ")):
-        return encoded
-    return b"\r\n".join(_guarded(line) for line in encoded.split(b"\r\n"))
+    return encoded if not _QP_UNSAFE.search(encoded) else b"\r\n".join(map(_guarded, encoded.split(b"\r\n")))
 
 
 def _guarded(line: bytes) -> bytes:
-    if not line.startswith((b".", b"From ")):
-        return line
-    line = b"=%02X" % line[0] + line[1:]
+    """Quote what must not begin a line, and break lines that became too long (`b2a_qp` itself makes some of 77)."""
+    if line.startswith((b".", b"From ")):
+        line = b"=%02X" % line[0] + line[1:]
     if len(line) <= _QP_LINE:
         return line
     cut = _QP_LINE - 1

@@ -28,10 +28,12 @@ def pickup_file(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMes
             return (fold("Bcc", words).encode() if words else b"") + message.content
 
 
-def unfit(flavour: PickupFlavour, envelope: Envelope, content: bytes) -> str:
+def unfit(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMessage, content: bytes) -> str:
     """Why the directory's reader would not take the file; empty if it will."""
     if flavour is PickupFlavour.IIS:
         return ""
+    if not message.visible <= frozenset(envelope.rcpt_to):
+        return "some recipients have the mail already, and Exchange would send it to everybody that its headers name"
     header = content.find(b"\r\n\r\n")
     if len(envelope.rcpt_to) > EXCHANGE_RECIPIENTS:
         return f"{len(envelope.rcpt_to)} recipients, the Exchange pickup directory takes {EXCHANGE_RECIPIENTS}"

@@ -10,7 +10,6 @@ _MAX_TEXT = 2000  # characters kept of a reply; Exchange may send 50 lines of 2,
 _TAIL = 400  # of which at the end, where Exchange puts the suffix that its support asks for
 
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?= |$)")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\xa0-\uffff]+")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,9 +51,11 @@ class Reply:
         Exchange repeats the enhanced code on every line; it is taken off each.
         """
         enhanced = next((found for line in lines if (found := EnhancedStatusCode.parse(line))), None)
-        prefix = f"{enhanced}" if enhanced else "\0"
-        parts = (_UNPRINTABLE.sub(" ", line.removeprefix(prefix)).strip() for line in lines)
-        return cls(code, enhanced, _bounded(" ".join(part for part in parts if part)))
+        repeated = re.compile(rf"{re.escape(str(enhanced))}(?= |$)") if enhanced else None
+        parts = (
+            _printable(repeated.sub("", line, count=1) if repeated and repeated.match(line) else line) for line in lines
+        )
+        return cls(code, enhanced, bounded(" ".join(part for part in parts if part), _MAX_TEXT))
 
     @classmethod
     def parse(cls, text: str) -> Reply:
@@ -88,7 +89,15 @@ class Reply:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
 
 
-def _bounded(text: str) -> str:
-    if len(text) <= _MAX_TEXT:
+def bounded(text: str, longest: int) -> str:
+    """The text within so many characters; of a long one the end is kept, where Exchange names its server."""
+    if len(text) <= longest:
         return text
-    return f"{text[: _MAX_TEXT - _TAIL - 3]} … {text[-_TAIL:]}"
+    tail = min(_TAIL, longest // 2)
+    return f"{text[: longest - tail - 3]} … {text[-tail:]}" if tail else ""
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text.strip()
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

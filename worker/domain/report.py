@@ -7,17 +7,19 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from contracts.address import AddrSpec
 from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, Result
 from contracts.notification import Notification
 from contracts.wire import Malformed, Properties
-from worker.domain.delivery import Outcome, Progress
-from worker.domain.reply import Reply
+from worker.domain.delivery import Outcome, Progress, overall
+from worker.domain.reply import bounded
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
 
 _NAMESPACE = uuid.UUID("6d9c7d52-3c0b-5d0e-9d3c-0f1b5b7f2a10")
+_NOBODY: Mapping[AddrSpec, Outcome] = MappingProxyType({})
 _MAX_REPLY = 600  # characters of a server's words per recipient
 
 
@@ -53,11 +55,24 @@ def malformed(found: Malformed, body: bytes, properties: Properties, now: dateti
     )
 
 
-def refused(case: Case, refusal: Refusal) -> Result:
-    """The answer to a notification that is not to be sent."""
+def due_since(case: Case) -> datetime:
+    """The moment from which the notification could be sent: what its Date header and its retry horizon begin with."""
+    not_before = case.notification.not_before
+    return max(case.progress.first_seen, not_before) if not_before else case.progress.first_seen
+
+
+def refused(case: Case, refusal: Refusal, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+    """The answer to a notification that is not to be sent, or no further.
+
+    Args:
+        case: what it is about.
+        refusal: why.
+        outcomes: of all recipients, if some have the mail already or may have it; else empty.
+    """
     return _result(
         case,
-        DeliveryStatus.REJECTED,
+        overall(outcomes) if outcomes else DeliveryStatus.REJECTED,
+        outcomes=outcomes,
         reason=Reason(
             kind=refusal.kind,
             explanation=refusal.explanation,
@@ -67,15 +82,15 @@ def refused(case: Case, refusal: Refusal) -> Result:
     )
 
 
-def expired(case: Case) -> Result:
-    """The answer to a notification whose time has passed."""
+def expired(case: Case, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+    """The answer to a notification whose time has passed; outcomes as in `refused`."""
+    expiry = f"{case.notification.expires_at:%Y-%m-%d %H:%M:%S %Z}"
+    sent = "it was not sent to those who had no mail by then" if outcomes else "it was not sent"
     return _result(
         case,
-        DeliveryStatus.EXPIRED,
-        reason=Reason(
-            kind="expired",
-            explanation=f"It was worthless after {case.notification.expires_at:%Y-%m-%d %H:%M:%S %Z}; it was not sent.",
-        ),
+        overall(outcomes, expires=True) if outcomes else DeliveryStatus.EXPIRED,
+        outcomes=outcomes,
+        reason=Reason(kind="expired", explanation=f"It was worthless after {expiry}; {sent}."),
     )
 
 
@@ -89,7 +104,7 @@ def attempted(
     message_id: str | None,
     next_attempt_at: datetime | None,
 ) -> Result:
-    """The answer after an attempt, for all recipients, earlier settled ones included."""
+    """The answer after an attempt, for all recipients, those settled before included."""
     return _result(
         case,
         status,
@@ -106,7 +121,7 @@ def _result(
     status: DeliveryStatus,
     *,
     route: Route | None = None,
-    outcomes: Mapping[AddrSpec, Outcome] | None = None,
+    outcomes: Mapping[AddrSpec, Outcome],
     reason: Reason | None = None,
     message_id: str | None = None,
     next_attempt_at: datetime | None = None,
@@ -122,10 +137,10 @@ def _result(
         category=notification.category,
         status=status,
         final=status.final,
-        recipients=tuple(_recipients(notification, outcomes or case.progress.settled)),
+        recipients=tuple(_recipients(notification, outcomes)),
         mailbox=_mailbox(route) if route else None,
         message_id=message_id,
-        server_reply=_last_reply(outcomes or {}),
+        server_reply=_last_reply(outcomes, case.progress.settled),
         attempt=attempt,
         received_at=case.progress.first_seen,
         occurred_at=case.now,
@@ -149,13 +164,9 @@ def _recipients(notification: Notification, outcomes: Mapping[AddrSpec, Outcome]
             status=outcome.status,
             code=reply.code if reply else None,
             enhanced=str(reply.enhanced) if reply and reply.enhanced else None,
-            text=_clipped(reply.text) if reply else "",
+            text=bounded(reply.text, _MAX_REPLY) if reply else "",
             kind=outcome.verdict,
         )
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _MAX_REPLY else f"{text[: _MAX_REPLY // 2]} … {text[-_MAX_REPLY // 2 :]}"
 
 
 def _mailbox(route: Route) -> MailboxUsed:
@@ -172,9 +183,11 @@ def _reason(verdict: Verdict) -> Reason:
     return Reason(kind=verdict.kind, explanation=verdict.explanation, remedy=verdict.remedy, link=verdict.link)
 
 
-def _last_reply(outcomes: Mapping[AddrSpec, Outcome]) -> str | None:
-    replies: list[Reply] = [outcome.reply for outcome in outcomes.values() if outcome.reply]
-    return str(replies[0]) if replies else None
+def _last_reply(outcomes: Mapping[AddrSpec, Outcome], before: Mapping[AddrSpec, Outcome]) -> str | None:
+    """What the server said in this attempt, not in an earlier one."""
+    said = (outcome.reply for rcpt, outcome in outcomes.items() if rcpt not in before and outcome.reply is not None)
+    last = next(said, None)
+    return str(last) if last is not None else None
 
 
 def _event_id(seed: str, status: DeliveryStatus, attempt: int) -> str:

@@ -13,7 +13,7 @@ class RetryPolicy:
     Attributes:
         first: wait after the first attempt.
         factor: by which each further wait grows.
-        longest: a wait never grows beyond this.
+        longest: a wait never grows beyond this, jitter apart.
         horizon: given up when the next attempt would come later than this after the first sight.
         jitter: share of a wait that is left to the dice, so that a backlog does not return at once.
     """
@@ -27,6 +27,8 @@ class RetryPolicy:
 
 def wait_after(policy: RetryPolicy, attempt: int, dice: float) -> timedelta:
     """Wait after the given attempt (1 = the first), `dice` between 0 and 1."""
-    exponent = min(attempt - 1, 64)
-    base = min(policy.first * policy.factor**exponent, policy.longest)
+    try:
+        base = min(policy.first * policy.factor ** (attempt - 1), policy.longest)
+    except OverflowError:  # after days of attempts; what cannot be counted is longer than the longest
+        base = policy.longest
     return base * (1 + policy.jitter * (2 * dice - 1))

@@ -50,8 +50,9 @@ def route(notification: Notification, directory: Directory) -> Route | Refusal:
         return _named(notification.mailbox, tenant, directory)
     if own is not None:
         return Route(own, Because.OWN)
-    if directory.default is not None and (directory.tenants is None or directory.tenants.get(tenant, False)):
-        return Route(directory.mailboxes[directory.default], Because.DEFAULT)
+    default = directory.mailboxes.get(directory.default or "")
+    if default is not None and not default.tenants and _may_use_default(tenant, directory):
+        return Route(default, Because.DEFAULT)
     return Refusal(
         "no-mailbox",
         "tenant",
@@ -78,12 +79,15 @@ def _known(tenant: str, own: Mailbox | None, directory: Directory) -> bool:
     return own is not None or directory.tenants is None or tenant in directory.tenants
 
 
+def _may_use_default(tenant: str, directory: Directory) -> bool:
+    return directory.tenants is None or directory.tenants.get(tenant, False)
+
+
 def _named(name: str, tenant: str, directory: Directory) -> Route | Refusal:
     """A named mailbox is that one or none: another tenant's counts as none and is not even admitted to exist."""
     mailbox = directory.mailboxes.get(name)
     if mailbox is not None and (
-        tenant in mailbox.tenants
-        or (not mailbox.tenants and (directory.tenants is None or directory.tenants.get(tenant, False)))
+        tenant in mailbox.tenants or (not mailbox.tenants and _may_use_default(tenant, directory))
     ):
         return Route(mailbox, Because.NAMED)
     return Refusal(

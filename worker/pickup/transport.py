@@ -33,7 +33,7 @@ class PickupTransport:
         if envelope.needs_smtputf8 or message.smtputf8:
             return Broken(Stage.FILE, Fault.NO_SMTPUTF8, "a pickup file is ASCII")
         content = pickup_file(place.flavour, envelope, message)
-        if reason := unfit(place.flavour, envelope, content):
+        if reason := unfit(place.flavour, envelope, message, content):
             return Broken(Stage.FILE, Fault.TOO_MANY, reason)
         name = f"{uuid.uuid5(_NAMESPACE, message.message_id)}.eml"
         try:

@@ -1,0 +1,739 @@
+"""The use case: what is done in which order, what ends early, and that nothing is sent twice."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from email import message_from_bytes
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.address import AddrSpec, parse
+from contracts.delivery import DeliveryStatus, Result
+from contracts.wire import Properties
+from tests.factories import JANA, NOON, OMAR, directory, document, mailbox, progress, verdict
+from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTransport, Journal
+from worker.courier import Courier, Intake
+from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
+from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Refused, Stage, Submission
+from worker.domain.envelope import Envelope
+from worker.domain.mailbox import Directory, Mailbox, SmtpEndpoint
+from worker.domain.reply import Reply
+from worker.domain.retry import RetryPolicy
+from worker.domain.verdict import Action, catalogue
+from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
+from worker.ports import FileMissing, HandingOver, Hold
+
+EVE = parse("eve@fabrikam.com")
+PLATFORM = mailbox("platform")
+DIRECTORY = directory(PLATFORM, default="platform")
+THROTTLED = verdict(Action.PAUSE, "throttled-mailbox", pause=timedelta(minutes=5))
+
+
+@dataclass
+class House:
+    """A courier and everything around it."""
+
+    known: Directory = DIRECTORY
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    journal: Journal = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+    gate: FakeGate = field(default_factory=FakeGate)
+    files: FakeFiles = field(default_factory=FakeFiles)
+    events: Events = field(default_factory=Events)
+
+    def __post_init__(self) -> None:
+        self.ledger = FakeLedger(self.journal)
+        self.transport = FakeTransport(self.journal)
+        self.courier = Courier(
+            directory=self.known,
+            rows=catalogue(),
+            ledger=self.ledger,
+            gate=self.gate,
+            transports={SmtpEndpoint: self.transport},
+            files=self.files,
+            policy=self.policy,
+            clock=self.clock,
+            dice=lambda: 0.5,
+            observe=self.events,
+            max_octets=1_000_000,
+        )
+
+    async def deliver(self, carry: str = "", properties: Properties | None = None, **fields: Any) -> Decision:
+        body = json.dumps(document(**fields)).encode()
+        return await self.courier.deliver(Intake(body, properties or Properties(), carry))
+
+    @property
+    def recipients(self) -> list[tuple[AddrSpec, ...]]:
+        """Of each submission."""
+        return [envelope.rcpt_to for _, envelope, _ in self.transport.sent]
+
+    def answers(self, *submissions: Submission) -> None:
+        """What the server will say, one attempt after the other."""
+        left = iter(submissions)
+        self.transport.answer = lambda _: next(left)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+def only(decision: Decision) -> Result:
+    (result,) = decision.results
+    return result
+
+
+def when(decision: Decision) -> Any:
+    assert isinstance(decision.disposition, WaitUntil)
+    return decision.disposition.when
+
+
+GREYLISTED = Refused(Stage.MAIL, Reply.parse("450 4.2.0 Greylisted"))
+OK = Reply.parse("250 2.0.0 OK")
+
+
+# ---------------------------------------------------------------- the order of things
+
+
+async def test_mail_is_claimed_before_and_marked_at_and_settled_after_the_hand_over(house: House) -> None:
+    decision = await house.deliver()
+    assert house.journal == ["claim", "submit", "handing over", "dot", "settle"]
+    assert only(decision).status is DeliveryStatus.ACCEPTED
+    assert decision.disposition == Acknowledge()
+
+
+async def test_outcome_is_on_record_when_the_courier_returns(house: House) -> None:
+    decision = await house.deliver()
+    assert house.ledger.page.result == only(decision)
+    assert not house.ledger.page.underway
+
+
+async def test_mail_goes_through_the_routed_mailbox_to_everybody_once(house: House) -> None:
+    await house.deliver(to=[str(JANA)], cc=[str(OMAR), str(JANA)], bcc=[str(EVE)])
+    ((used, envelope, message),) = house.transport.sent
+    assert used == PLATFORM
+    assert envelope == Envelope(PLATFORM.address, (JANA, OMAR, EVE))
+    assert str(EVE).encode() not in message.content
+
+
+async def test_result_names_mailbox_mail_and_attempt(house: House) -> None:
+    result = only(await house.deliver(metadata={"order": 7}))
+    assert result.mailbox is not None
+    assert (result.mailbox.name, result.mailbox.because) == ("platform", "default")
+    assert result.message_id == house.transport.sent[0][2].message_id
+    assert (result.attempt, result.metadata) == (1, {"order": 7})
+
+
+# ---------------------------------------------------------------- what ends early
+
+
+@pytest.mark.parametrize(
+    ("intake", "kind"),
+    [
+        pytest.param(Intake(b"{", Properties()), "malformed", id="unreadable"),
+        pytest.param(Intake(b"{" * 1_000_001, Properties()), "malformed", id="too-large"),
+        pytest.param(
+            Intake(json.dumps(document()).encode(), Properties(), reserved=("x-postlane-carry",)),
+            "not-allowed",
+            id="forged-headers",
+        ),
+        pytest.param(
+            Intake(json.dumps(document()).encode(), Properties(routing_key="t.fabrikam")),
+            "not-allowed",
+            id="not-allowed",
+        ),
+    ],
+)
+async def test_message_that_is_nobodys_business_never_reaches_the_ledger(
+    house: House, intake: Intake, kind: str
+) -> None:
+    decision = await house.courier.deliver(intake)
+    result = only(decision)
+    assert (result.status, result.final) == (DeliveryStatus.REJECTED, True)
+    assert result.reason is not None
+    assert result.reason.kind == kind
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.journal == []
+
+
+@pytest.mark.parametrize(
+    ("known", "fields", "kind"),
+    [
+        pytest.param(directory(), {}, "no-mailbox", id="no-mailbox"),
+        pytest.param(directory(PLATFORM, default="platform", tenants={}), {}, "unknown-tenant", id="unknown-tenant"),
+        pytest.param(DIRECTORY, {"mailbox": "another"}, "unknown-mailbox", id="unknown-mailbox"),
+        pytest.param(DIRECTORY, {"sender": "boss@contoso.com"}, "sender-not-allowed", id="sender-not-allowed"),
+    ],
+)
+async def test_notification_that_cannot_be_routed_is_rejected_and_given_back(
+    known: Directory, fields: dict[str, str], kind: str
+) -> None:
+    house = House(known)
+    if "sender" in fields:
+        fields = {"from": fields["sender"]}
+    decision = await house.deliver(**fields)
+    reason = only(decision).reason
+    assert reason is not None
+    assert reason.kind == kind
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.journal == ["claim", "settle"]
+
+
+async def test_expired_notification_is_told_and_not_sent(house: House) -> None:
+    decision = await house.deliver(expires_at=NOON.isoformat())
+    assert only(decision).status is DeliveryStatus.EXPIRED
+    assert decision.disposition == Acknowledge()
+    assert house.journal == ["claim", "settle"]
+
+
+async def test_notification_for_later_waits_in_silence(house: House) -> None:
+    later = NOON + timedelta(days=2)
+    decision = await house.deliver(not_before=later.isoformat())
+    assert decision.results == ()
+    assert when(decision) == later
+    assert house.journal == ["claim", "settle"]
+    house.clock.now = later
+    assert only(await house.deliver(decision.carry, not_before=later.isoformat())).status is DeliveryStatus.ACCEPTED
+
+
+async def test_notification_for_later_has_all_its_attempts_when_its_time_has_come(house: House) -> None:
+    later = NOON + timedelta(days=2)
+    waiting = await house.deliver(not_before=later.isoformat())
+    house.clock.now = later
+    house.answers(GREYLISTED)
+    result = only(await house.deliver(waiting.carry, not_before=later.isoformat()))
+    assert result.status is DeliveryStatus.DEFERRED
+
+
+async def test_finished_notification_is_answered_from_the_record_and_not_sent_again(house: House) -> None:
+    first = await house.deliver()
+    house.clock.forward(timedelta(days=1))
+    again = await house.deliver()
+    assert again.results == first.results
+    assert again.disposition == Acknowledge()
+    assert len(house.transport.sent) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param({"metadata": {"a": 1, "b": 2}}, {"metadata": {"b": 2, "a": 1}}, id="metadata-in-another-order"),
+        pytest.param(
+            {"headers": {"X-A": "1", "X-B": "2"}}, {"headers": {"X-B": "2", "X-A": "1"}}, id="headers-in-another-order"
+        ),
+        pytest.param({"to": ["a@x.de"]}, {"to": [{"address": "a@x.de"}]}, id="address-as-an-object"),
+        pytest.param({"priority": "normal"}, {}, id="default-written-out"),
+        pytest.param(
+            {"expires_at": "2026-07-01T12:00:00Z"}, {"expires_at": "2026-07-01T12:00:00.000+00:00"}, id="same-moment"
+        ),
+    ],
+)
+async def test_same_content_laid_out_differently_is_the_same_notification(
+    house: House, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    # JSON objects have no order (RFC 8259 section 1), and many languages' maps have none either.
+    first = await house.deliver(**one)
+    assert (await house.deliver(**other)).results == first.results
+
+
+async def test_tenant_in_another_case_is_the_same_tenant_and_gets_one_mail(house: House) -> None:
+    # Routing and permissions take Contoso and contoso for one tenant; an id is unique per tenant.
+    await house.deliver(tenant="contoso")
+    await house.deliver(tenant="Contoso")
+    assert len(house.transport.sent) == 1
+
+
+async def test_id_used_again_for_other_content_is_rejected_and_the_first_one_stands(house: House) -> None:
+    first = await house.deliver()
+    second = await house.deliver(subject="Something else")
+    result = only(second)
+    assert result.status is DeliveryStatus.REJECTED
+    assert result.reason is not None
+    assert result.reason.kind == "duplicate-id"
+    assert isinstance(second.disposition, DeadLetter)
+    assert len(house.transport.sent) == 1
+    assert house.ledger.page.result == only(first)
+
+
+async def test_id_used_again_while_the_first_is_under_way_does_not_disturb_it(house: House) -> None:
+    await house.deliver()
+    house.ledger.page.underway, house.ledger.page.result = True, None
+    assert only(await house.deliver(subject="Something else")).status is DeliveryStatus.REJECTED
+    assert house.ledger.page.underway
+
+
+async def test_notification_under_way_elsewhere_is_looked_at_again_soon_and_left_alone(house: House) -> None:
+    await house.deliver()
+    house.ledger.page.underway, house.ledger.page.result = True, None
+    house.journal.clear()
+    decision = await house.deliver()
+    assert decision.results == ()
+    assert timedelta() < when(decision) - NOON <= timedelta(seconds=10)
+    assert house.journal == ["claim"]
+
+
+async def test_progress_goes_along_with_a_message_that_is_under_way_elsewhere(house: House) -> None:
+    house.answers(GREYLISTED)
+    waiting = await house.deliver()
+    house.ledger.page.underway = True
+    assert (await house.deliver(waiting.carry)).carry == waiting.carry
+
+
+# ---------------------------------------------------------------- attempts
+
+
+async def test_deferred_notification_waits_and_carries_its_progress(house: House) -> None:
+    house.answers(Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}))
+    decision = await house.deliver(to=[str(JANA), str(OMAR)])
+    result = only(decision)
+    assert result.status is DeliveryStatus.DEFERRED
+    assert result.next_attempt_at == when(decision)
+    assert [each.status for each in result.recipients] == ["accepted", "deferred"]
+    assert house.ledger.page.result is None
+    assert house.ledger.page.progress.settled.keys() == {JANA}
+    assert decision.carry
+
+
+async def test_second_attempt_is_for_the_open_recipients_only(house: House) -> None:
+    house.answers(Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}), Accepted(OK))
+    fields = {"to": [str(JANA), str(OMAR)]}
+    waiting = await house.deliver(**fields)
+    house.clock.now = when(waiting)
+    result = only(await house.deliver(waiting.carry, **fields))
+    assert house.recipients == [(JANA, OMAR), (OMAR,)]
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert [each.address for each in result.recipients] == [str(JANA), str(OMAR)]
+
+
+async def test_progress_of_the_message_counts_where_the_ledger_knows_nothing() -> None:
+    one, other = House(), House()
+    one.answers(Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}))
+    fields = {"to": [str(JANA), str(OMAR)]}
+    waiting = await one.deliver(**fields)
+    other.clock.now = when(waiting)
+    await other.deliver(waiting.carry, **fields)
+    assert other.recipients == [(OMAR,)]
+
+
+async def test_every_attempt_sends_the_same_octets(house: House) -> None:
+    house.answers(GREYLISTED, Accepted(OK))
+    waiting = await house.deliver()
+    house.clock.now = when(waiting)
+    await house.deliver(waiting.carry)
+    first, second = (message for _, _, message in house.transport.sent)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("stamp", "dated"),
+    [
+        pytest.param(None, NOON, id="none"),
+        pytest.param(NOON - timedelta(hours=3), NOON - timedelta(hours=3), id="waited-in-the-queue"),
+        pytest.param(NOON + timedelta(minutes=4), NOON + timedelta(minutes=4), id="clocks-differ-a-little"),
+        pytest.param(NOON + timedelta(minutes=6), NOON, id="from-the-future"),
+        pytest.param(NOON - timedelta(days=31), NOON, id="from-long-ago"),
+    ],
+)
+async def test_mail_is_dated_by_the_producer_if_that_is_believable(house: House, stamp: Any, dated: Any) -> None:
+    await house.deliver(properties=Properties(timestamp=stamp))
+    mail = message_from_bytes(house.transport.sent[0][2].content)
+    assert parsedate_to_datetime(mail["Date"]) == dated
+
+
+async def test_large_mail_is_composed_like_a_small_one(house: House) -> None:
+    await house.deliver(text="x" * 300_000)
+    (used, _, message) = house.transport.sent[0]
+    assert used == PLATFORM
+    assert len(message.content) > 300_000
+
+
+async def test_pickup_directory_is_another_transport_with_another_word(house: House) -> None:
+    house.answers(HandedOver("/pickup/1.eml"))
+    decision = await house.deliver()
+    assert only(decision).status is DeliveryStatus.HANDED_OVER
+    assert decision.disposition == Acknowledge()
+
+
+async def test_message_taken_over_by_another_worker_is_not_sent_and_not_reported(house: House) -> None:
+    house.ledger.stolen = True
+    decision = await house.deliver()
+    assert "dot" not in house.journal
+    assert decision.results == ()
+    assert NOON < when(decision) <= NOON + timedelta(seconds=10)
+    assert house.gate.out == []
+
+
+async def test_mailbox_without_a_free_connection_costs_a_moment_and_no_attempt(house: House) -> None:
+    house.transport.never_asks = True
+    house.answers(Busy())
+    decision = await house.deliver()
+    assert decision.results == ()
+    assert NOON < when(decision) <= NOON + timedelta(seconds=10)
+    assert house.ledger.page.progress.attempts == 0
+    assert house.gate.tried == [False]
+
+
+async def test_unknown_reply_is_counted(house: House) -> None:
+    house.answers(Refused(Stage.MAIL, Reply.parse("554 5.9.9 Never heard of")))
+    await house.deliver()
+    assert house.events.seen == [UnknownReply("platform", "mail", "554 5.9.9 Never heard of")]
+
+
+async def test_unknown_reply_about_one_recipient_is_counted_too(house: House) -> None:
+    # "unknown → safe default, counted": it is the replies that nobody has counted that the catalogue lacks.
+    house.answers(Accepted(OK, {OMAR: Reply.parse("554 5.9.9 Never heard of")}))
+    await house.deliver(to=[str(JANA), str(OMAR)])
+    assert [type(event) for event in house.events.seen] == [UnknownReply]
+
+
+# ---------------------------------------------------------------- pauses
+
+
+async def test_fault_of_the_mailbox_pauses_it_and_spends_no_attempt(house: House) -> None:
+    house.answers(Refused(Stage.MAIL, Reply.parse("421 4.4.2 Message submission rate exceeded")))
+    decision = await house.deliver()
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    assert house.ledger.page.progress.attempts == 0
+    assert when(decision) >= house.gate.holds["platform"].until
+    (paused,) = house.events.of(MailboxPaused)
+    assert paused == MailboxPaused(
+        "platform", "throttled-mailbox", paused.explanation, paused.remedy, house.gate.holds["platform"].until
+    )
+
+
+async def test_paused_mailbox_is_told_once_and_nothing_is_submitted(house: House) -> None:
+    house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    first = await house.deliver()
+    assert only(first).status is DeliveryStatus.DEFERRED
+    house.clock.forward(timedelta(minutes=30))
+    second = await house.deliver(first.carry)
+    assert second.results == ()
+    assert when(second) >= NOON + timedelta(hours=1)
+    assert house.transport.sent == []
+    assert house.ledger.page.progress.attempts == 0
+
+
+async def test_paused_mailbox_is_told_again_when_the_reason_changes(house: House) -> None:
+    house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    first = await house.deliver()
+    house.gate.holds["platform"] = Hold(NOON + timedelta(hours=2), verdict(Action.PAUSE, "auth-config"))
+    second = only(await house.deliver(first.carry))
+    assert second.reason is not None
+    assert second.reason.kind == "auth-config"
+
+
+async def test_pause_beyond_the_expiry_ends_the_notification_at_once(house: House) -> None:
+    house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    decision = await house.deliver(expires_at=(NOON + timedelta(minutes=10)).isoformat())
+    assert only(decision).status is DeliveryStatus.EXPIRED
+    assert house.transport.sent == []
+
+
+async def test_mailbox_that_works_again_is_announced(house: House) -> None:
+    house.gate.holds["platform"] = Hold(NOON - timedelta(seconds=1), THROTTLED)
+    await house.deliver()
+    assert house.events.of(MailboxResumed) == [MailboxResumed("platform")]
+
+
+# ---------------------------------------------------------------- what must not happen, and what then
+
+
+async def test_missing_file_rejects_the_notification_and_gives_the_mailbox_back(house: House) -> None:
+    house.files.bug = FileMissing("invoice.pdf is not there")
+    decision = await house.deliver()
+    reason = only(decision).reason
+    assert reason is not None
+    assert (reason.kind, reason.explanation) == ("attachment", "invoice.pdf is not there")
+    assert isinstance(decision.disposition, DeadLetter)
+    assert (house.gate.out, house.gate.tried) == ([], [False])
+    assert house.transport.sent == []
+
+
+async def test_bug_in_a_transport_before_the_mark_fails_the_notification(house: House) -> None:
+    house.transport.bug_before = Bug()
+    decision = await house.deliver()
+    result = only(decision)
+    assert result.status is DeliveryStatus.FAILED
+    assert result.reason is not None
+    assert result.reason.kind == "internal-error"
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.events.of(Crashed) == [Crashed("submit", "reset-7f3a", house.transport.bug_before)]
+    assert house.journal[-1] == "settle"
+
+
+async def test_bug_in_a_transport_after_the_mark_leaves_doubt(house: House) -> None:
+    house.transport.bug_after = Bug()
+    decision = await house.deliver()
+    assert only(decision).status is DeliveryStatus.IN_DOUBT
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.ledger.page.result == only(decision)
+
+
+async def test_doubt_is_sent_again_if_the_producer_says_so(house: House) -> None:
+    house.transport.bug_after = Bug()
+    decision = await house.deliver(on_doubt="resend")
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    assert isinstance(decision.disposition, WaitUntil)
+
+
+async def test_notification_in_doubt_is_not_sent_again_when_it_is_asked_for_again(house: House) -> None:
+    house.answers(Broken(Stage.DOT, Fault.TIMEOUT, "no answer"))
+    first = await house.deliver()
+    again = await house.deliver()
+    assert again.results == first.results
+    assert only(again).status is DeliveryStatus.IN_DOUBT
+    assert len(house.transport.sent) == 1
+
+
+class _Unreadable(dict[str, Mailbox]):
+    """A bug in the middle of a decision."""
+
+    def values(self) -> NoReturn:
+        raise Bug
+
+
+async def test_bug_in_a_decision_sets_the_message_aside_and_gives_it_back() -> None:
+    house = House(replace(DIRECTORY, mailboxes=_Unreadable()))
+    decision = await house.deliver()
+    result = only(decision)
+    assert result.status is DeliveryStatus.REJECTED
+    assert result.reason is not None
+    assert result.reason.kind == "internal-error"
+    assert isinstance(decision.disposition, DeadLetter)
+    assert len(list(house.events.of(Crashed))) == 1
+    assert house.journal == ["claim", "settle"]
+
+
+async def test_bug_before_the_submission_gives_the_mailbox_back(house: House) -> None:
+    # A gate lets one attempt through after a pause. One that never comes back would keep the mailbox shut.
+    house.files.bug = Bug()
+    decision = await house.deliver()
+    assert isinstance(decision.disposition, DeadLetter)
+    assert (house.gate.out, house.gate.tried) == ([], [False])
+
+
+async def test_bug_after_the_server_has_accepted_does_not_say_that_nothing_was_sent(house: House) -> None:
+    # Whoever reads "failed before anything was sent" replays the dead letter, and everybody gets the mail twice.
+    house.gate.bug = Bug()
+    result = only(await house.deliver())
+    assert "dot" in house.journal
+    assert result.status not in (DeliveryStatus.REJECTED, DeliveryStatus.FAILED)
+    assert result.reason is None or "before anything was sent" not in result.reason.explanation
+
+
+async def test_long_outage_does_not_make_the_courier_forget_who_has_the_mail() -> None:
+    house = House(policy=RetryPolicy(horizon=timedelta(days=30)))
+    house.answers(GREYLISTED, Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}))
+    await house.deliver(to=[str(JANA), str(OMAR)])
+    house.ledger.page.progress = progress(attempts=60)  # two days and a half of hourly attempts
+    decision = await house.deliver(to=[str(JANA), str(OMAR)])
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    assert house.ledger.page.progress.settled.keys() == {JANA}
+
+
+async def test_stop_in_the_middle_decides_nothing(house: House) -> None:
+    # What did not finish is not acknowledged; the ledger's mark says how far it had come.
+    house.transport.bug_after = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await house.deliver()
+    assert house.journal == ["claim", "submit", "handing over", "dot"]
+    assert house.ledger.page.underway
+
+
+@pytest.mark.parametrize("carry", ["{", "[]", '{"first":"x"}'])
+async def test_damaged_progress_is_set_aside_for_a_person_and_does_not_loop(house: House, carry: str) -> None:
+    # Raised out of `deliver` it would be redelivered, and raise again, for ever.
+    decision = await house.deliver(carry)
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.transport.sent == []
+
+
+class Unreachable(Exception):  # noqa: N818 - what happened
+    """No database."""
+
+
+async def test_ledger_out_of_reach_at_the_claim_is_no_decision_at_all(house: House) -> None:
+    # Not acknowledged, the message comes again when there is a ledger.
+    async def claim(*_: object) -> None:
+        raise Unreachable
+
+    courier = replace(house.courier, ledger=_LedgerWith(house.ledger, claim=claim))
+    with pytest.raises(Unreachable):
+        await courier.deliver(Intake(json.dumps(document()).encode(), Properties()))
+    assert house.transport.sent == []
+
+
+async def test_ledger_out_of_reach_at_the_dot_neither_sends_nor_fails_the_mail_for_good(house: House) -> None:
+    async def handing_over(*_: object) -> bool:
+        raise Unreachable
+
+    courier = replace(house.courier, ledger=_LedgerWith(house.ledger, handing_over=handing_over))
+    with contextlib.suppress(Unreachable):
+        await courier.deliver(Intake(json.dumps(document()).encode(), Properties()))
+    assert "dot" not in house.journal
+    assert house.ledger.page.result is None
+
+
+class _LedgerWith:
+    """A ledger of which some methods are out of reach."""
+
+    def __init__(self, ledger: FakeLedger, **methods: Any) -> None:
+        self.claim = methods.get("claim", ledger.claim)
+        self.handing_over = methods.get("handing_over", ledger.handing_over)
+        self.settle = ledger.settle
+
+
+PARTLY = {"to": [str(JANA), str(OMAR)], "expires_at": (NOON + timedelta(hours=2)).isoformat()}
+
+
+async def partly_accepted(house: House) -> Decision:
+    """Jana has the mail, Omar waits for another attempt."""
+    house.answers(Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}))
+    return await house.deliver(**PARTLY)
+
+
+async def test_expiry_after_somebody_has_the_mail_does_not_say_that_it_was_not_sent(house: House) -> None:
+    waiting = await partly_accepted(house)
+    house.clock.forward(timedelta(hours=3))
+    result = only(await house.deliver(waiting.carry, **PARTLY))
+    assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert {each.address: each.status for each in result.recipients} == {str(JANA): "accepted", str(OMAR): "failed"}
+
+
+async def test_refusal_after_somebody_has_the_mail_does_not_say_that_it_was_rejected(house: House) -> None:
+    # Between two attempts an administrator takes the mailbox away.
+    waiting = await partly_accepted(house)
+    house.clock.now = when(waiting)
+    courier = replace(house.courier, directory=directory())
+    result = only(await courier.deliver(Intake(json.dumps(document(**PARTLY)).encode(), Properties(), waiting.carry)))
+    assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+
+
+# ---------------------------------------------------------------- the whole life of a notification
+
+EVERYBODY = (JANA, OMAR, EVE)
+SAYINGS = st.sampled_from(["550 5.1.1 unknown", "450 4.2.0 later", "432 4.3.2 Concurrent connections limit exceeded"])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a server makes of one attempt: how it ends, where, with which words, and whom it refuses."""
+
+    how: str
+    stage: Stage
+    words: str
+    refused: Mapping[AddrSpec, str]
+
+
+turns = st.builds(
+    Turn,
+    st.sampled_from(["accept", "refuse", "break", "busy", "bug before", "bug after"]),
+    st.sampled_from([Stage.CONNECT, Stage.MAIL, Stage.DATA, Stage.DOT]),
+    SAYINGS,
+    st.dictionaries(st.sampled_from(EVERYBODY), SAYINGS, max_size=2),
+)
+GENTLE = Turn("accept", Stage.DOT, "", {})
+
+
+@dataclass
+class Server:
+    """Keeps the truth about who has the mail, which the results must agree with.
+
+    Who may have it stays in doubt, even if the server refuses a second copy: it may have changed its mind.
+    """
+
+    script: list[Turn]
+    resend: bool
+    has_it: list[AddrSpec] = field(default_factory=list)
+    may_have_it: set[AddrSpec] = field(default_factory=set)
+    never: set[AddrSpec] = field(default_factory=set)
+
+    async def submit(self, _: object, envelope: Envelope, __: object, handing_over: HandingOver) -> Submission:
+        assert not set(envelope.rcpt_to) & {*self.has_it, *self.never}
+        assert self.resend or not set(envelope.rcpt_to) & self.may_have_it
+        turn = self.script.pop(0) if self.script else GENTLE
+        if turn.how == "busy":
+            return Busy()
+        if turn.how == "bug before":
+            raise Bug
+        refused = {rcpt: Reply.parse(said) for rcpt, said in turn.refused.items() if rcpt in envelope.rcpt_to}
+        taken = [rcpt for rcpt in envelope.rcpt_to if rcpt not in refused]
+        if turn.how == "refuse" or not taken:
+            whole = Refused(turn.stage, Reply.parse(turn.words), refused)
+            return self._noted(whole if taken else Refused(Stage.RCPT, next(iter(refused.values())), refused), taken)
+        if turn.how == "break" and turn.stage is not Stage.DOT:
+            return Broken(turn.stage, Fault.DISCONNECTED, "gone")
+        assert await handing_over()
+        if turn.how == "accept":
+            self.has_it += taken
+            return self._noted(Accepted(OK, refused), [])
+        if turn.how == "bug after":
+            self.may_have_it.update(envelope.rcpt_to)
+            raise Bug
+        self.may_have_it.update(taken)
+        return self._noted(Broken(Stage.DOT, Fault.TIMEOUT, "silence", refused), [])
+
+    def _noted(self, answer: Accepted | Refused | Broken, others: Sequence[AddrSpec]) -> Submission:
+        """Remember who was refused for good."""
+        self.never.update(rcpt for rcpt, reply in answer.refused.items() if reply.code == 550)
+        if isinstance(answer, Refused) and answer.reply.code == 550:
+            self.never.update(others)
+        return answer
+
+
+@settings(max_examples=150)
+@given(
+    script=st.lists(turns, max_size=8),
+    on_doubt=st.sampled_from(["hold", "resend"]),
+    expires=st.sampled_from([None, timedelta(minutes=1), timedelta(minutes=30)]),
+    late=st.sampled_from([timedelta(), timedelta(minutes=10), timedelta(hours=25)]),
+)
+def test_whatever_the_server_does_nobody_gets_two_mails_and_there_is_one_true_last_word(
+    script: list[Turn], on_doubt: str, expires: timedelta | None, late: timedelta
+) -> None:
+    server = Server(script, on_doubt == "resend")
+    fields: dict[str, Any] = {"to": [str(rcpt) for rcpt in EVERYBODY], "on_doubt": on_doubt}
+    if expires is not None:
+        fields["expires_at"] = (NOON + expires).isoformat()
+    last = asyncio.run(whole_life(server, fields, late))
+
+    told = {each.address: each.status for each in last.recipients}
+    for rcpt in EVERYBODY:
+        if rcpt in server.has_it:
+            assert told.get(str(rcpt)) == "accepted"
+        elif rcpt in server.may_have_it:
+            assert told.get(str(rcpt)) == "in_doubt"
+        elif str(rcpt) in told:
+            assert told[str(rcpt)] == "failed"
+    if server.has_it:
+        assert last.status in ("accepted", "partially_accepted", "in_doubt")
+    elif server.may_have_it:
+        assert last.status == "in_doubt"
+    else:
+        assert last.status in ("failed", "expired")
+    assert len(server.has_it) == len(set(server.has_it))
+
+
+async def whole_life(server: Server, fields: dict[str, Any], late: timedelta) -> Result:
+    """Deliver until it is decided, each time as late as the broker may be; the last word is the only one."""
+    house = House()
+    house.courier = replace(house.courier, transports={SmtpEndpoint: server})
+    carry = ""
+    for _ in range(60):
+        decision = await house.deliver(carry, **fields)
+        if not isinstance(decision.disposition, WaitUntil):
+            break
+        assert decision.final is None
+        assert decision.disposition.when > house.clock.now
+        house.clock.now, carry = decision.disposition.when + late, decision.carry
+    last = only(decision)
+    assert last.final
+    assert (await house.deliver(**fields)).results == (last,)
+    return last
