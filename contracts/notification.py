@@ -156,8 +156,7 @@ class Notification(Contract):
     id: Annotated[
         Identifier,
         Field(
-            description="idempotency key, unique per tenant; repeat it to ask again, never reuse it for other "
-            "content. The AMQP message_id must be equal if it is set.",
+            description="idempotency key, unique per tenant; repeat it to ask again, never reuse it for other content",
             examples=["reset-7f3a"],
         ),
     ]

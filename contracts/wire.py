@@ -31,6 +31,8 @@ class Properties:
     """The AMQP properties that the contract gives a meaning to.
 
     Attributes:
+        message_id: names the notification where its body cannot be read. It need not equal the id: many client
+            libraries make one up.
         user_id: the producer's login; RabbitMQ refuses a message whose user_id is not the connection's.
         timestamp: when the producer published, if it says so.
     """
@@ -76,7 +78,6 @@ def decode(body: bytes, properties: Properties, *, max_octets: int) -> Notificat
         _check_strings(document, text)
         payload = _payload(document, text, properties)
         notification = Notification.model_validate_json(payload, by_alias=True, by_name=False)
-        _agree(notification, properties)
     except _Unreadable as error:
         return _malformed((error.problem,), document, properties)
     except ValidationError as error:
@@ -137,12 +138,6 @@ def _payload(document: object, text: str, properties: Properties) -> str:
     if not isinstance(document.get("data"), dict):
         raise _Unreadable("data", "must be the notification as a JSON object")
     return json.dumps(document["data"])
-
-
-def _agree(notification: Notification, properties: Properties) -> None:
-    """What the broker has checked (routing key) or indexes by (message_id) must not contradict the body."""
-    if properties.message_id is not None and properties.message_id != notification.id:
-        raise _Unreadable("message_id", "is not equal to the notification's id")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
