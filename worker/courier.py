@@ -29,6 +29,7 @@ from worker.domain.decision import (
     puzzle,
     refuse,
     reject,
+    while_busy,
     while_held,
 )
 from worker.domain.delivery import Broken, Busy, Fault, Fenced, Progress, Stage, Submission
@@ -59,7 +60,7 @@ from worker.ports import (
     Underway,
 )
 
-_LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it, or all connections are in use
+_LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _OLDEST_DATE = timedelta(days=30)
@@ -190,7 +191,7 @@ class Courier:
         mailbox, case = trial.route.mailbox, trial.case
         if isinstance(submission, Busy | Fenced):
             self.gate.cleared(mailbox.name, tried=False)
-            return Decision((), WaitUntil(trial.now + _LOOK_AGAIN * (1 + trial.dice), case.progress))
+            return while_busy(trial)
         judgement = judge(submission, trial.tried, self.rows, case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(mailbox.name, stage, str(reply)))

@@ -48,6 +48,7 @@ def unpack(packed: str, notification: Notification) -> Progress:
                 for index, status, said, verdict in fields["settled"]
             },
             doubted=frozenset(everybody[index] for index in fields["doubted"]),
+            waits=int(fields["waits"]),
             told=str(fields["told"]),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -66,6 +67,7 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
     fields = {
         "first": progress.first_seen.isoformat(),
         "attempts": progress.attempts,
+        "waits": progress.waits,
         "told": progress.told,
         "replies": list(replies),
         "settled": settled,

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from contracts.address import AddrSpec
 from contracts.delivery import DeliveryStatus, RecipientStatus, Result
+from contracts.notification import Priority
 from worker.domain import report, retry
 from worker.domain.delivery import Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
@@ -16,6 +17,8 @@ from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
 
+_LOOK_AGAIN = timedelta(seconds=2)
+_DOUBLINGS = 5
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
 
@@ -135,6 +138,18 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
         return Decision((), WaitUntil(when, progress))
     waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
     return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+
+
+def while_busy(trial: Trial) -> Decision:
+    """All connections are in use: look again, soon at first and then less often, so that a backlog does not circle.
+
+    Urgent mail keeps looking soon.
+    """
+    progress = trial.case.progress
+    urgent = trial.case.notification.priority is Priority.HIGH
+    doublings = min(progress.waits, 1 if urgent else _DOUBLINGS)
+    when = trial.now + _LOOK_AGAIN * 2**doublings * (1 + trial.dice)
+    return Decision((), WaitUntil(when, replace(progress, waits=progress.waits + 1)))
 
 
 def _decide(

@@ -137,6 +137,7 @@ class Progress:
         settled: recipients that need no further attempt.
         doubted: open recipients who may have a copy already: the producer said that a second one does no harm, but
             when there is no second one nobody may say that there was none.
+        waits: how often it found all connections of its mailbox in use since its last attempt.
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
     """
 
@@ -144,6 +145,7 @@ class Progress:
     attempts: int = 0
     settled: Mapping[AddrSpec, Outcome] = field(default_factory=dict)
     doubted: frozenset[AddrSpec] = frozenset()
+    waits: int = 0
     told: str = ""
 
     def advanced(
@@ -154,6 +156,7 @@ class Progress:
         return replace(
             self,
             attempts=self.attempts + spent,
+            waits=0,
             settled={**self.settled, **done},
             doubted=(self.doubted | doubted) - done.keys(),
         )

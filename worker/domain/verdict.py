@@ -94,7 +94,7 @@ class Row:
         return broken.fault in self.faults and (not self.stages or broken.stage in self.stages)
 
     def matches_token(self, refused: TokenRefused) -> bool:
-        """Whether the row speaks of this OAuth error. A number picks the explanation; a row for the error stands below."""
+        """Whether the row speaks of this OAuth error. A number picks the words; a row for the error stands below."""
         if self.hints:
             return bool(self.hints.intersection(refused.hints))
         return refused.error in self.errors

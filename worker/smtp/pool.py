@@ -12,6 +12,8 @@ from worker.domain.delivery import Broken, Busy, Refused, TokenRefused
 from worker.domain.mailbox import SessionLimits
 from worker.smtp.session import Session
 
+_LINE_PER_CONNECTION = 2
+
 Unopened = Refused | TokenRefused | Broken
 Open = Callable[[], Awaitable[Session | Unopened]]
 
@@ -37,15 +39,13 @@ class Pool:
         self._limits = limits
         self._patience = patience
         self._permits = asyncio.Semaphore(limits.connections)
+        self._waiting = 0
         self._idle: deque[_Idle] = deque()
 
     @asynccontextmanager
     async def session(self, *, fresh: bool = False) -> AsyncIterator[Session | Unopened | Busy]:
         """Lend a session, an idle one if there is one and `fresh` does not forbid it."""
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._permits.acquire()
-        except TimeoutError:
+        if not await self._permitted():
             yield Busy()
             return
         try:
@@ -58,6 +58,19 @@ class Pool:
                     self._take_back(session)
         finally:
             self._permits.release()
+
+    async def _permitted(self) -> bool:
+        """Take a place, in a line that is kept short: a mailbox with a backlog must not occupy the whole worker."""
+        if self._permits.locked() and self._waiting >= _LINE_PER_CONNECTION * self._limits.connections:
+            return False
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._permits.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
 
     def close(self) -> None:
         """Close what is idle; what is lent out is closed when it comes back."""
