@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import aiosmtplib
@@ -19,6 +18,7 @@ from worker.smtp.dialogue import Dialogue, Lost
 from worker.smtp.sasl import Mechanism
 
 _MAX_COMMAND = 512  # octets with CRLF, RFC 5321 section 4.5.3.1.4
+_MAX_DIGITS = 16
 _CONTINUE = 334
 _HOST_NAME = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
@@ -61,17 +61,21 @@ class Connection:
     def size_limit(self) -> int:
         """Octets that the server accepts (RFC 1870), 0 if it does not say."""
         limit = self.extensions.get("size", "")
-        return int(limit) if limit.isdigit() else 0
+        return int(limit) if limit.isascii() and limit.isdigit() and len(limit) < _MAX_DIGITS else 0
 
 
 async def connect(endpoint: SmtpEndpoint, timeouts: Timeouts) -> Connection | Refused | Broken:
     """Open and secure a connection. Nothing secret is sent."""
+    try:
+        context = tls_context(endpoint.ca_file) if endpoint.tls is not Tls.NONE else None
+    except OSError as error:
+        return Broken(Stage.CONNECT, Fault.CERTIFICATE, f"ca_file {endpoint.ca_file} cannot be used: {error}")
     client = aiosmtplib.SMTP(
         hostname=endpoint.host,
         port=endpoint.port,
         use_tls=endpoint.tls is Tls.IMPLICIT,
         start_tls=False,
-        tls_context=tls_context(endpoint.ca_file) if endpoint.tls is not Tls.NONE else None,
+        tls_context=context,
         local_hostname=endpoint.helo or _own_name(),
         timeout=timeouts.connect,
     )
@@ -129,28 +133,42 @@ async def authenticate(connection: Connection, mechanism: Mechanism, timeouts: T
     if reply.positive:
         return reply
     connection.dialogue.hang_up()
-    return Refused(Stage.AUTH, reply, mechanism=mechanism.name.lower())
+    if not reply.negative:
+        return Broken(Stage.AUTH, Fault.GARBLED, f"the server answered {reply.code}, which means nothing here")
+    return Refused(Stage.AUTH, _without_secrets(reply, mechanism), mechanism=mechanism.name.lower())
 
 
 async def _exchange(dialogue: Dialogue, mechanism: Mechanism, timeout: float) -> Reply:
     responses = mechanism.responses()
-    answer = next(responses)
+    answer: bytes | None = next(responses)
     one_line = f"AUTH {mechanism.name} ".encode() + base64.b64encode(mechanism.initial or b"")
     fits = len(one_line) + 2 <= _MAX_COMMAND
     if mechanism.initial is not None and fits:
-        answer = next(responses, b"")
+        answer = next(responses, None)
         reply = await _say(dialogue, one_line, timeout)
     else:
         # RFC 4954 section 4: an initial response that makes the command too long must be sent as an answer instead.
         reply = await _say(dialogue, f"AUTH {mechanism.name}".encode(), timeout)
         if mechanism.initial is not None and reply.code in (500, 501):
             # Nothing has been tried yet: a server that knows only the one-line form gets it, however long it is.
-            answer = next(responses, b"")
+            answer = next(responses, None)
             reply = await _say(dialogue, one_line, timeout)
     while reply.code == _CONTINUE:
-        reply = await _say(dialogue, base64.b64encode(answer), timeout)
-        answer = next(responses, b"")
+        # Asked for more than the mechanism has to say: cancel the exchange (RFC 4954 section 4).
+        line = b"*" if answer is None else base64.b64encode(answer)
+        reply = await _say(dialogue, line, timeout)
+        if answer is None:
+            break
+        answer = next(responses, None)
     return reply
+
+
+def _without_secrets(reply: Reply, mechanism: Mechanism) -> Reply:
+    """Some servers repeat the line that they refuse."""
+    text = reply.text
+    for secret in mechanism.secrets():
+        text = text.replace(secret, "[removed]")
+    return replace(reply, text=text)
 
 
 async def _say(dialogue: Dialogue, line: bytes, timeout: float) -> Reply:
@@ -196,8 +214,10 @@ def _fault(error: Exception, cause: Exception) -> Fault:
                 return Fault.TLS
             case socket.gaierror() | UnicodeError():
                 return Fault.DNS
-            case TimeoutError() | asyncio.TimeoutError():
-                return Fault.TIMEOUT if isinstance(error, aiosmtplib.SMTPReadTimeoutError) else Fault.UNREACHABLE
+            case aiosmtplib.SMTPConnectTimeoutError() if "ready message" not in str(error):
+                return Fault.UNREACHABLE
+            case TimeoutError():
+                return Fault.TIMEOUT
             case aiosmtplib.SMTPServerDisconnected() | ConnectionResetError() | BrokenPipeError():
                 return Fault.DISCONNECTED
             case _:

@@ -43,36 +43,34 @@ class ReplyReader:
         self._lines: list[str] = []
         self._size = 0
 
+    @property
+    def between_replies(self) -> bool:
+        """Whether nothing of a further reply has come."""
+        return not self._buffer and not self._lines
+
     def feed(self, data: bytes) -> list[Reply]:
         """Take octets, return the replies that they complete.
 
         Raises:
-            Lost: what the server says is not SMTP.
+            Lost: what the server says is not SMTP; replies that were complete before are in it.
         """
         self._buffer += data
         replies: list[Reply] = []
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end]).removesuffix(b"\r")
             del self._buffer[: end + 1]
-            reply = self._line(line)
-            if reply is not None:
-                replies.append(reply)
+            found = _REPLY_LINE.fullmatch(line)
+            self._size += len(line)
+            if found is None or self._size > _MAX_REPLY:
+                raise Lost(Fault.GARBLED, "the server sent what is no SMTP reply", replies)
+            code, mark, text = found.groups(b"")
+            self._lines.append(text.decode("utf-8", "replace"))
+            if mark != b"-":
+                replies.append(Reply.of(int(code), self._lines))
+                self._lines, self._size = [], 0
         if len(self._buffer) > _MAX_LINE:
-            raise Lost(Fault.GARBLED, "the server sent an endless line")
+            raise Lost(Fault.GARBLED, "the server sent an endless line", replies)
         return replies
-
-    def _line(self, line: bytes) -> Reply | None:
-        found = _REPLY_LINE.fullmatch(line)
-        self._size += len(line)
-        if found is None or self._size > _MAX_REPLY:
-            raise Lost(Fault.GARBLED, "the server sent what is no SMTP reply")
-        code, mark, text = found.groups(b"")
-        self._lines.append(text.decode("utf-8", "replace"))
-        if mark == b"-":
-            return None
-        reply = Reply.of(int(code), self._lines)
-        self._lines, self._size = [], 0
-        return reply
 
 
 class Dialogue(asyncio.Protocol):
@@ -100,11 +98,12 @@ class Dialogue(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether nothing has happened since the last reply; a server that has spoken unasked has said goodbye."""
-        return self._lost is None and not self._replies and self._waiter is None
+        quiet = not self._replies and self._reader.between_replies
+        return self._lost is None and quiet and self._waiter is None
 
     def spoken(self) -> Reply | None:
-        """A negative reply that came although nothing was asked."""
-        return next((reply for reply in self._replies if not reply.positive), None)
+        """A reply that came although nothing was asked."""
+        return self._replies[0] if self._replies else None
 
     async def ask(self, *commands: bytes, timeout: float) -> list[Reply]:
         """Send commands in one go and await a reply to each (one command, or a group by RFC 2920).
@@ -139,13 +138,24 @@ class Dialogue(asyncio.Protocol):
             self._write(content[start : start + _CHUNK])
             await self._drained(timeout)
 
-    async def finish(self, timeout: float) -> Reply:
-        """Send the final dot and await the server's word: the moment in which responsibility changes hands.
+    def dot(self) -> None:
+        """Send the final dot: the moment in which responsibility may change hands.
 
         Raises:
-            Lost: nobody knows whether the server took the mail.
+            Lost: it was not sent.
         """
+        if not self.usable:
+            raise self._lost or self._close(
+                Lost(Fault.GARBLED, "the server answered before it was asked"), at_once=True
+            )
         self._write(b".\r\n")
+
+    async def answer(self, timeout: float) -> Reply:
+        """Await the reply to what was sent last.
+
+        Raises:
+            Lost: there is none.
+        """
         return (await self._answers(1, timeout))[0]
 
     def abort(self) -> None:
@@ -156,6 +166,15 @@ class Dialogue(asyncio.Protocol):
         """Say QUIT and close, without waiting for the goodbye."""
         if self.usable and self._transport is not None:
             self._transport.write(b"QUIT\r\n")
+        self._close(Lost(Fault.DISCONNECTED, "we closed the connection"))
+
+    async def quit(self, timeout: float) -> None:
+        """Say QUIT and wait for the goodbye (RFC 5321 section 4.1.1.10): the server counts us until then."""
+        if self.usable:
+            try:
+                await self.ask(b"QUIT", timeout=timeout)
+            except Lost:
+                return
         self._close(Lost(Fault.DISCONNECTED, "we closed the connection"))
 
     async def _answers(self, count: int, timeout: float) -> list[Reply]:
@@ -222,13 +241,16 @@ class Dialogue(asyncio.Protocol):
     # what the event loop calls
 
     def data_received(self, data: bytes) -> None:
+        garbled = None
         try:
             self._replies.extend(self._reader.feed(data))
         except Lost as lost:
-            self._close(lost, at_once=True)
-            return
+            self._replies.extend(lost.replies)
+            garbled = lost
         if self._replies and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if garbled is not None:
+            self._close(Lost(garbled.fault, str(garbled)), at_once=True)
 
     def eof_received(self) -> bool:
         return False

@@ -40,6 +40,7 @@ class Pool:
         self._patience = patience
         self._permits = asyncio.Semaphore(limits.connections)
         self._waiting = 0
+        self._leaving: set[asyncio.Task[None]] = set()
         self._idle: deque[_Idle] = deque()
 
     @asynccontextmanager
@@ -49,8 +50,7 @@ class Pool:
             yield Busy()
             return
         try:
-            lent = None if fresh else self._reusable()
-            session = lent or await self._open()
+            session = await self._lent(fresh=fresh)
             try:
                 yield session
             finally:
@@ -72,35 +72,44 @@ class Pool:
         finally:
             self._waiting -= 1
 
-    def close(self) -> None:
-        """Close what is idle; what is lent out is closed when it comes back."""
+    async def close(self) -> None:
+        """Close what is idle and wait for it; what is lent out is closed when it comes back."""
         self._limits = SessionLimits(connections=self._limits.connections, messages=0)
         while self._idle:
-            self._drop(self._idle.pop())
+            self._retire(self._idle.pop())
+        await self._retired()
 
-    def _reusable(self) -> Session | None:
+    async def _lent(self, *, fresh: bool) -> Session | Unopened:
+        """An idle session, or a new one once those that it replaces are gone: the server counts them too."""
         while self._idle:
             idle = self._idle.pop()
-            idle.closing.cancel()
-            if idle.session.reusable(self._limits):
+            if not fresh and idle.session.reusable(self._limits):
+                idle.closing.cancel()
                 return idle.session
-            idle.session.close()
-        return None
+            self._retire(idle)
+        await self._retired()
+        return await self._open()
 
     def _take_back(self, session: Session) -> None:
-        if not session.reusable(self._limits):
-            session.close()
-            return
         seconds = self._limits.idle.total_seconds()
         idle = _Idle(session, asyncio.get_running_loop().call_later(seconds, self._expire, session))
-        self._idle.append(idle)
+        if session.reusable(self._limits):
+            self._idle.append(idle)
+        else:
+            self._retire(idle)
 
     def _expire(self, session: Session) -> None:
         for idle in [idle for idle in self._idle if idle.session is session]:
             self._idle.remove(idle)
-            self._drop(idle)
+            self._retire(idle)
 
-    @staticmethod
-    def _drop(idle: _Idle) -> None:
+    def _retire(self, idle: _Idle) -> None:
+        """Say goodbye without keeping anybody waiting but those who need the place."""
         idle.closing.cancel()
-        idle.session.close()
+        task = asyncio.create_task(idle.session.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _retired(self) -> None:
+        if self._leaving:
+            await asyncio.wait(self._leaving)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
@@ -27,6 +28,10 @@ class Login:
         """LOGIN has no initial response that all servers understand."""
         return None
 
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, in every form in which it goes over the line."""
+        return _forms(self.password, self.password.encode())
+
 
 @dataclass(frozen=True, slots=True)
 class Plain:
@@ -44,6 +49,10 @@ class Plain:
     def initial(self) -> bytes:
         """RFC 4616 section 2, with the authorisation identity left out."""
         return b"\0" + self.username.encode() + b"\0" + self.password.encode()
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, in every form in which it goes over the line."""
+        return _forms(self.password, self.initial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,14 @@ class Xoauth2:
     def initial(self) -> bytes:
         """`user=…^Aauth=Bearer …^A^A`."""
         return b"user=" + self.username.encode() + b"\x01auth=Bearer " + self.token.encode() + b"\x01\x01"
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, in every form in which it goes over the line."""
+        return _forms(self.token, self.initial)
+
+
+def _forms(secret: str, sent: bytes) -> tuple[str, ...]:
+    return (base64.b64encode(sent).decode(), secret)
 
 
 Mechanism = Login | Plain | Xoauth2

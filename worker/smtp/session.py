@@ -16,6 +16,7 @@ from worker.smtp.connect import Connection, Timeouts
 from worker.smtp.dialogue import Lost
 
 _GO_AHEAD = 354
+_GOODBYE = 2.0  # seconds
 _GROUP = 100  # recipients sent before their replies are read, so that neither side's buffers fill up
 
 Transaction = Accepted | Refused | Broken | Fenced
@@ -53,7 +54,11 @@ class Session:
             return unfit
         self._messages += 1
         transaction = _Transaction(self._connection, self._timeouts, envelope, message, handing_over)
-        outcome = await transaction.run()
+        try:
+            outcome = await transaction.run()
+        except BaseException:
+            self._dialogue.abort()  # in the middle of something: nobody may go on from here
+            raise
         self._used = time.monotonic()
         match outcome:
             case Accepted():
@@ -64,9 +69,13 @@ class Session:
                 self._dialogue.abort()
         return outcome
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         """QUIT, without waiting for the answer."""
         self._dialogue.hang_up()
+
+    async def close(self) -> None:
+        """QUIT, and wait a moment for the answer."""
+        await self._dialogue.quit(_GOODBYE)
 
     async def _reset(self) -> None:
         """Make the server forget the refused transaction; a server that cannot is left alone."""
@@ -121,8 +130,10 @@ class _Transaction:
         replies: list[Reply] = []
         for start in range(0, len(commands), step):
             replies += await self._group(commands[start : start + step], answered=len(replies))
-            if not replies[0].positive:
+            if replies[0].negative:
                 return Refused(Stage.MAIL, replies[0])
+            if odd := next((reply for reply in replies if not (reply.positive or reply.negative)), None):
+                raise self._odd(odd)
             if closing := next((reply for reply in replies if reply.closing), None):
                 return self._closed(closing, replies[1:])
         return self._recipients(replies[1:])
@@ -157,30 +168,46 @@ class _Transaction:
     async def _data_taken(self) -> Transaction:
         self._stage = Stage.DATA
         (reply,) = await self._dialogue.ask(b"DATA", timeout=self._timeouts.command)
-        if reply.code != _GO_AHEAD:
+        if reply.negative:
             return Refused(Stage.DATA, reply, self._refused)
+        if reply.code != _GO_AHEAD:
+            raise self._odd(reply)
         if early := await self._body():
             return early
         if not await self._handing_over():
             return Fenced()
+        if early := self._broken_in():
+            return early
+        self._dialogue.dot()
         self._stage = Stage.DOT
-        reply = await self._dialogue.finish(self._timeouts.submission)
+        reply = await self._dialogue.answer(self._timeouts.submission)
         if reply.positive:
             return Accepted(reply, self._refused)
-        return Refused(Stage.DOT, reply, self._refused)
+        if reply.negative:
+            return Refused(Stage.DOT, reply, self._refused)
+        raise self._odd(reply)
+
+    def _odd(self, reply: Reply) -> Lost:
+        """A reply that has no meaning here; what came of the command is anybody's guess."""
+        return Lost(Fault.GARBLED, f"the server answered {reply.code}, which means nothing here")
 
     async def _body(self) -> Refused | None:
-        """Everything but the dot. A server that breaks in has its reasons: what it said counts, not that it left."""
+        """Everything but the dot."""
         try:
             await self._dialogue.send(self._message.content, self._timeouts.command)
         except Lost:
-            if early := self._dialogue.spoken():
-                return Refused(Stage.DATA, early, self._refused)
+            if early := self._broken_in():
+                return early
             raise
-        if early := self._dialogue.spoken():
-            self._dialogue.abort()
-            return Refused(Stage.DATA, early, self._refused)
-        return None
+        return self._broken_in()
+
+    def _broken_in(self) -> Refused | None:
+        """A server that refuses before the dot has its reasons: what it said counts, not that it left."""
+        early = self._dialogue.spoken()
+        if early is None or not early.negative:
+            return None
+        self._dialogue.abort()
+        return Refused(Stage.DATA, early, self._refused)
 
     def _mail(self) -> bytes:
         offers = self._connection.offers

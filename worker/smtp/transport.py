@@ -48,10 +48,10 @@ class SmtpTransport:
                 return session
             return await session.submit(envelope, message, handing_over)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close all idle sessions; sessions in use close when they are done."""
         for pool in self._pools.values():
-            pool.close()
+            await pool.close()
 
     def _pool(self, mailbox: Mailbox) -> Pool:
         pool = self._pools.get(mailbox.name)
