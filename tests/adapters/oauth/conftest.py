@@ -1,0 +1,76 @@
+"""A certificate authority, a token authority under it, and clients of it."""
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from pydantic import SecretStr
+
+from tests.adapters.oauth.authority import Authority, issuing, let_go
+from tests.fakes import Events
+from worker.domain.mailbox import ClientSecret
+from worker.emulator.authority import Certificates, make_certificates
+from worker.oauth.tokens import MsalTokens
+
+SECRET = "s3cret-of-the-app"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """For localhost."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server_tls(certificates: Certificates) -> ssl.SSLContext:
+    """What a good server shows."""
+    return certificates.server_context()
+
+
+@pytest.fixture
+def ca_file(certificates: Certificates) -> str:
+    """What the mailbox trusts."""
+    return str(certificates.ca_file)
+
+
+@pytest.fixture
+async def authority(server_tls: ssl.SSLContext) -> AsyncIterator[Authority]:
+    """An OpenID Connect issuer that is obedient until told otherwise."""
+    async with issuing(server_tls) as running:
+        yield running
+
+
+@dataclass
+class Client:
+    """Tokens as a worker gets them, and what observers see."""
+
+    events: Events = field(default_factory=Events)
+    timeout: float = 5
+
+    def __post_init__(self) -> None:
+        self.tokens = MsalTokens(self.events, self.timeout)
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """A worker's tokens."""
+    made = Client()
+    yield made
+    let_go(made.tokens)
+
+
+@pytest.fixture
+def hasty() -> Iterator[Client]:
+    """The same with a short time-out."""
+    made = Client(timeout=0.3)
+    yield made
+    let_go(made.tokens)
+
+
+@pytest.fixture
+def issuer(authority: Authority, ca_file: str) -> ClientSecret:
+    """Credentials at the obedient issuer."""
+    return ClientSecret(
+        authority.url, "the-app", SecretStr(SECRET), "api://mail/.default", "a@contoso.com", oidc=True, ca_file=ca_file
+    )
