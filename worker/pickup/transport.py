@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import grp
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import cast
@@ -18,6 +20,7 @@ from worker.domain.pickup import pickup_file, unfit
 from worker.ports import HandingOver
 
 _NAMESPACE = uuid.UUID("0c8f8a0e-7b5a-5d0b-8f54-3a4b1a9a7f01")
+_DAY = 24 * 3600.0  # seconds
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -38,13 +41,21 @@ class PickupTransport:
         name = f"{uuid.uuid5(_NAMESPACE, message.message_id)}.eml"
         try:
             staged = await asyncio.to_thread(_stage, place, name, content)
+        except OSError as error:
+            return _broken(place, error)
+        try:
             if not await handing_over():
-                await asyncio.to_thread(staged.unlink, missing_ok=True)
                 return Fenced()
             return HandedOver(await asyncio.to_thread(_move_in, staged, Path(place.directory) / name))
         except OSError as error:
-            fault = Fault.DISK if error.errno in _FULL else Fault.DIRECTORY
-            return Broken(Stage.FILE, fault, f"{place.directory}: {error.strerror}")
+            return _broken(place, error)
+        finally:
+            await asyncio.to_thread(staged.unlink, missing_ok=True)
+
+
+def _broken(place: PickupDirectory, error: OSError) -> Broken:
+    fault = Fault.DISK if error.errno in _FULL else Fault.DIRECTORY
+    return Broken(Stage.FILE, fault, f"{place.directory}: {error.strerror}")
 
 
 def check(place: PickupDirectory) -> str:
@@ -56,20 +67,30 @@ def check(place: PickupDirectory) -> str:
     directory, staging = Path(place.directory), Path(place.staging)
     if not directory.is_dir():
         return f"{directory} is no directory; is it mounted?"
+    if directory.resolve() in (staging.resolve(), *staging.resolve().parents):
+        return f"{staging} lies inside the pickup directory, whose reader would collect half-written files"
     try:
         staging.mkdir(mode=0o770, exist_ok=True)
         if staging.stat().st_dev != directory.stat().st_dev:
             return f"{staging} and {directory} are on different file systems: put `staging` beside the pickup directory"
-        if staging.resolve() == directory.resolve() or directory.resolve() in staging.resolve().parents:
-            return f"{staging} lies inside the pickup directory, whose reader would collect half-written files"
         probe = staging / f"{uuid.uuid4()}.probe"
         probe.touch()
+        if place.group is not None:
+            os.chown(probe, -1, _group(place.group))
         probe.unlink()
+        _sweep(staging)
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename or staging}: {error.strerror}"
     if not os.access(directory, os.W_OK | os.X_OK):
         return f"{directory} may not be written to by this user"
     return ""
+
+
+def _sweep(staging: Path) -> None:
+    """Remove what a worker left that was killed while writing; a day is longer than any write takes."""
+    for path in staging.glob("*.eml.*"):
+        if time.time() - path.stat().st_mtime > _DAY:
+            path.unlink(missing_ok=True)
 
 
 def _stage(place: PickupDirectory, name: str, content: bytes) -> Path:
@@ -98,20 +119,22 @@ def _group(name: str) -> int:
 
 
 def _move_in(staged: Path, target: Path) -> str:
-    """Link, then unlink: `link` refuses an existing name where `rename` would silently overwrite it."""
+    """Link: `link` refuses an existing name where `rename` would silently overwrite it.
+
+    From the moment the name exists a reader may have it, so nothing that goes wrong after that makes it undone.
+    """
     try:
         os.link(staged, target)
     except FileExistsError:
         pass  # handed over by an earlier attempt whose end nobody saw: the same mail under the same name
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
-            staged.unlink(missing_ok=True)
             raise
         os.rename(staged, target)  # noqa: PTH104 - the name is this mail's own, nothing else can be there
-    staged.unlink(missing_ok=True)
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with contextlib.suppress(OSError):  # a writer need not have the right to read the directory
+        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
     return str(target)
