@@ -26,10 +26,10 @@ class AttachmentDirectory:
 
     async def fetch(self, attachments: Sequence[Attachment]) -> Sequence[bytes]:
         """The content of each attachment, in order."""
+        if sum(map(_octets, attachments)) > self._max:
+            raise FileMissing(f"The attachments are larger than {self._max} octets together.")
         if not any(item.reference for item in attachments):
             return [self._content(item) for item in attachments]
-        if sum(item.size or 0 for item in attachments) > self._max:
-            raise FileMissing(f"The attachments are larger than {self._max} octets together.")
         return await asyncio.to_thread(lambda: [self._content(item) for item in attachments])
 
     def _content(self, item: Attachment) -> bytes:
@@ -43,12 +43,20 @@ class AttachmentDirectory:
     def _read(self, reference: str, size: int) -> bytes:
         if self._root is None:
             raise FileMissing("References are not set up here: POSTLANE_ATTACHMENTS__DIRECTORY is not set.")
-        root = self._root.resolve()
-        path = (root / reference).resolve()
-        if root not in path.parents:
-            raise FileMissing(f"Attachment reference {reference!r} leads out of the attachment directory.")
         try:
+            root = self._root.resolve()
+            path = (root / reference).resolve()
+            if root not in path.parents:
+                raise FileMissing(f"Attachment reference {reference!r} leads out of the attachment directory.")
+            if path.exists() and not path.is_file():
+                raise FileMissing(f"Attachment reference {reference!r} is no file.")
             with path.open("rb") as file:
                 return file.read(size + 1)
-        except OSError as error:
-            raise FileMissing(f"Attachment reference {reference!r} cannot be read: {error.strerror}.") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+            why = error.strerror if isinstance(error, OSError) else "its links go round in a circle"
+            raise FileMissing(f"Attachment reference {reference!r} cannot be read: {why}.") from error
+
+
+def _octets(item: Attachment) -> int:
+    """What is announced, or what the base64 text will come to."""
+    return (item.size or 0) if item.content is None else len(item.content) * 3 // 4
