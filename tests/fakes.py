@@ -16,7 +16,7 @@ from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict
 from worker.events import Event
-from worker.ports import Claim, Claimed, Contradicted, Finished, HandingOver, Hold, Key, Underway
+from worker.ports import Admission, Claim, Claimed, Contradicted, Finished, HandingOver, Hold, Key, Underway
 
 Journal = list[str]
 """What happened, in order, across all fakes that share it."""
@@ -102,24 +102,24 @@ class FakeGate:
     tried: list[bool] = field(default_factory=list)
     bug: Exception | None = None
 
-    def admit(self, mailbox: str, now: datetime) -> Hold | None:
+    def admit(self, mailbox: str, now: datetime) -> Admission | Hold:
         hold = self.holds.get(mailbox)
         if hold is not None and now < hold.until:
             return hold
         self.out.append(mailbox)
-        return None
+        return Admission(mailbox)
 
-    def paused(self, mailbox: str, verdict: Verdict, now: datetime) -> datetime:
-        self.out.remove(mailbox)
-        self.holds[mailbox] = Hold(now + verdict.pause, verdict)
+    def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
+        self.out.remove(admission.mailbox)
+        self.holds[admission.mailbox] = Hold(now + verdict.pause, verdict)
         return now + verdict.pause
 
-    def cleared(self, mailbox: str, *, tried: bool) -> bool:
+    def cleared(self, admission: Admission, *, tried: bool) -> bool:
         if self.bug is not None:
             raise self.bug
-        self.out.remove(mailbox)
+        self.out.remove(admission.mailbox)
         self.tried.append(tried)
-        return tried and self.holds.pop(mailbox, None) is not None
+        return tried and self.holds.pop(admission.mailbox, None) is not None
 
 
 def takes_all(envelope: Envelope) -> Submission:

@@ -44,6 +44,7 @@ from worker.domain.routing import Refusal, Route, check_sender, route
 from worker.domain.verdict import Row
 from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
 from worker.ports import (
+    Admission,
     Claimed,
     Clock,
     Contradicted,
@@ -155,18 +156,22 @@ class Courier:
         match self.gate.admit(mailbox.name, case.now):
             case Hold(until, verdict):
                 return while_held(trial, verdict, until)
-            case None:
-                pass
+            case Admission() as admission:
+                return await self._admitted(trial, envelope, admission, handover)
+
+    async def _admitted(self, trial: Trial, envelope: Envelope, admission: Admission, handover: _Handover) -> Decision:
+        case, mailbox = trial.case, trial.route.mailbox
         try:
             message = await self._compose(case, mailbox)
             submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
-            self.gate.cleared(mailbox.name, tried=False)
-            return refuse(case, _missing(error), _open(case))
+            self.gate.cleared(admission, tried=False)
+            return refuse(case, _missing(error), trial.tried)
         except BaseException:
-            self.gate.cleared(mailbox.name, tried=False)
+            self.gate.cleared(admission, tried=False)
             raise
-        return self._judged(replace(trial, message_id=message.message_id, now=self.clock()), submission)
+        trial = replace(trial, message_id=message.message_id, now=self.clock())
+        return self._judged(trial, submission, admission)
 
     async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
         notification = case.notification
@@ -187,26 +192,25 @@ class Courier:
             self.observe(Crashed("submit", case.notification.id, error))
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
-    def _judged(self, trial: Trial, submission: Submission) -> Decision:
-        mailbox, case = trial.route.mailbox, trial.case
+    def _judged(self, trial: Trial, submission: Submission, admission: Admission) -> Decision:
         if isinstance(submission, Busy | Fenced):
-            self.gate.cleared(mailbox.name, tried=False)
+            self.gate.cleared(admission, tried=False)
             return while_busy(trial)
-        judgement = judge(submission, trial.tried, self.rows, case.notification.on_doubt)
+        judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
-            self.observe(UnknownReply(mailbox.name, stage, str(reply)))
+            self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        return after_attempt(trial, judgement, self._rest(mailbox, judgement, trial.now, tried=not ours))
+        return after_attempt(trial, judgement, self._rest(admission, judgement, trial.now, tried=not ours))
 
-    def _rest(self, mailbox: Mailbox, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
+    def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
-        verdict = judgement.pause
+        mailbox, verdict = admission.mailbox, judgement.pause
         if verdict is None:
-            if self.gate.cleared(mailbox.name, tried=tried):
-                self.observe(MailboxResumed(mailbox.name))
+            if self.gate.cleared(admission, tried=tried):
+                self.observe(MailboxResumed(mailbox))
             return None
-        until = self.gate.paused(mailbox.name, verdict, now)
-        self.observe(MailboxPaused(mailbox.name, verdict.kind, verdict.explanation, verdict.remedy, until))
+        until = self.gate.paused(admission, verdict, now)
+        self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
         return until
 
 

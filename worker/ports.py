@@ -85,16 +85,31 @@ class Hold:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Leave to try once, to be given back with what came of it.
+
+    Attributes:
+        epoch: how many pauses the mailbox had had by then: what an attempt from before a pause brings home proves
+            nothing about its end.
+        probe: it is the one attempt that is let through after a pause.
+    """
+
+    mailbox: str
+    epoch: int = 0
+    probe: bool = False
+
+
 class Gate(Protocol):
     """Whether a mailbox may be used now: pauses and their end."""
 
-    def admit(self, mailbox: str, now: datetime) -> Hold | None:
+    def admit(self, mailbox: str, now: datetime) -> Admission | Hold:
         """Ask before an attempt. After a pause one attempt is let through to see whether the trouble is over."""
 
-    def paused(self, mailbox: str, verdict: Verdict, now: datetime) -> datetime:
+    def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """The attempt showed a fault of the mailbox: rest it, longer each time. Returns the end of the pause."""
 
-    def cleared(self, mailbox: str, *, tried: bool) -> bool:
+    def cleared(self, admission: Admission, *, tried: bool) -> bool:
         """The attempt showed no fault of the mailbox, or came to nothing at all (`tried` False).
 
         Returns whether this ends a pause.

@@ -7,13 +7,13 @@ another worker did, or what this one did before it crashed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from contracts.delivery import Result
 from worker.domain.delivery import Progress
 from worker.domain.verdict import Verdict
-from worker.ports import Claim, Claimed, Contradicted, Finished, Hold, Key, Underway
+from worker.ports import Admission, Claim, Claimed, Contradicted, Finished, Hold, Key, Underway
 
 _LONGEST_PAUSE = timedelta(hours=1)
 _PROBE = timedelta(seconds=60)  # a probe that has not come back by then is given up
@@ -56,7 +56,7 @@ class MemoryLedger:
                 return Underway()
             case _Entry():
                 entry.underway = True
-                return Claimed(_further(entry.progress, progress))
+                return Claimed(_merged(entry.progress, progress))
 
     async def handing_over(self, key: Key) -> bool:
         """Whether it is still ours, which nobody can have changed in this process."""
@@ -80,16 +80,22 @@ class MemoryLedger:
             del self._entries[key]
 
 
-def _further(one: Progress, other: Progress) -> Progress:
-    """The one that has settled more: a copy that waited in the broker may know more than we do, or less."""
-    return one if len(one.settled) >= len(other.settled) and one.attempts >= other.attempts else other
+def _merged(ours: Progress, carried: Progress) -> Progress:
+    """What either of them knows: a copy that waited in the broker may know more than we do, or less."""
+    return replace(
+        carried,
+        first_seen=min(ours.first_seen, carried.first_seen),
+        attempts=max(ours.attempts, carried.attempts),
+        settled={**carried.settled, **ours.settled},
+        doubted=(ours.doubted | carried.doubted) - ours.settled.keys() - carried.settled.keys(),
+    )
 
 
 @dataclass(slots=True)
 class _Rest:
     until: datetime
     verdict: Verdict
-    failures: int
+    epoch: int
     probing_until: datetime | None = None
 
 
@@ -100,39 +106,40 @@ class MemoryGate:
         """No mailbox rests."""
         self._resting: dict[str, _Rest] = {}
 
-    def admit(self, mailbox: str, now: datetime) -> Hold | None:
+    def admit(self, mailbox: str, now: datetime) -> Admission | Hold:
         """Let through, unless it rests or somebody is just trying whether it must rest longer."""
         rest = self._resting.get(mailbox)
         if rest is None:
-            return None
+            return Admission(mailbox)
         if now < rest.until:
             return Hold(rest.until, rest.verdict)
         if rest.probing_until is not None and now < rest.probing_until:
             return Hold(now + _LOOK_AGAIN, rest.verdict)
         rest.probing_until = now + _PROBE
-        return None
+        return Admission(mailbox, rest.epoch, probe=True)
 
-    def paused(self, mailbox: str, verdict: Verdict, now: datetime) -> datetime:
+    def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """Rest it; each pause without a success between is twice as long, up to an hour."""
-        rest = self._resting.get(mailbox)
-        if rest is not None and now < rest.until:
-            return rest.until  # sent off before the pause began: no news
-        failures = rest.failures + 1 if rest else 1
+        rest = self._resting.get(admission.mailbox)
+        if rest is not None and not self._current(admission):
+            return rest.until  # let through before the pause began: no news
+        epoch = rest.epoch + 1 if rest else 1
         longest = max(_LONGEST_PAUSE, verdict.pause)
-        until = now + min(verdict.pause * float(2 ** min(failures - 1, 16)), longest)
-        self._resting[mailbox] = _Rest(until, verdict, failures)
+        until = now + min(verdict.pause * float(2 ** min(epoch - 1, 16)), longest)
+        self._resting[admission.mailbox] = _Rest(until, verdict, epoch)
         return until
 
-    def cleared(self, mailbox: str, *, tried: bool) -> bool:
-        """End the pause if this was the probe, or give the probe back if it came to nothing.
-
-        A success of a mail that was on its way before the pause began proves nothing.
-        """
-        rest = self._resting.get(mailbox)
-        if rest is None:
+    def cleared(self, admission: Admission, *, tried: bool) -> bool:
+        """End the pause if this was its probe, or give the probe back if it came to nothing."""
+        if not self._current(admission):
             return False
-        if tried and rest.probing_until is not None:
-            del self._resting[mailbox]
+        if tried:
+            del self._resting[admission.mailbox]
             return True
-        rest.probing_until = None
+        self._resting[admission.mailbox].probing_until = None
         return False
+
+    def _current(self, admission: Admission) -> bool:
+        """Whether it is the probe of the pause that lasts."""
+        rest = self._resting.get(admission.mailbox)
+        return rest is not None and admission.probe and admission.epoch == rest.epoch
