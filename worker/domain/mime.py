@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from worker.domain.header import fold, parameter, structured, with_parameters
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-_UNSAFE_7BIT = re.compile(rb"[^\t\r\n -~]|^\.|^From |=_|[^\r\n]{991}| \r\n", re.MULTILINE)
+_UNSAFE_7BIT = re.compile(rb"[^\t\r\n -~]|^\.|^From |=_|^[^\r\n]{991}| \r\n", re.MULTILINE)
 _QP_LINE = 76
-_QP_UNSAFE = re.compile(rb"^\.|^From |[^\r\n]{77}", re.MULTILINE)
+_QP_UNSAFE = re.compile(rb"^\.|^From |^[^\r\n]{77}", re.MULTILINE)
 _BASE64_LINE = 76
 
 

@@ -76,6 +76,11 @@ class Reply:
         return 200 <= self.code < 300  # noqa: PLR2004 - the RFC's own ranges
 
     @property
+    def negative(self) -> bool:
+        """4yz or 5yz: the command was refused, now or for good."""
+        return 400 <= self.code < 600  # noqa: PLR2004
+
+    @property
     def temporary(self) -> bool:
         """4yz: the same command may succeed later."""
         return 400 <= self.code < 500  # noqa: PLR2004
