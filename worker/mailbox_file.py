@@ -104,7 +104,9 @@ class _Mailbox(_Table):
     host: str | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
-    helo: str | None = None
+    helo: Annotated[
+        str | None, StringConstraints(pattern=r"^(\[[0-9A-Za-z:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,253}[A-Za-z0-9])?)$")
+    ] = None
     ca_file: Path | None = None
     connections: Annotated[int | None, Field(ge=1, le=100)] = None
     messages_per_connection: Annotated[int, Field(ge=1)] = 100

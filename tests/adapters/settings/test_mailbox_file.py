@@ -1,0 +1,272 @@
+"""The mailboxes file: what good ones mean, and that each bad one is refused with its place and the way out."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path, PurePath
+from typing import Any
+
+import pytest
+
+from contracts.address import parse
+from worker.domain.mailbox import (
+    ClientSecret,
+    NoLogin,
+    Password,
+    PickupDirectory,
+    PickupFlavour,
+    SmtpEndpoint,
+    Tls,
+)
+from worker.mailbox_file import MailboxFileError, load
+
+BAD = sorted((Path(__file__).parent / "bad").glob("*.toml"))
+SECRET = "S3CRET"
+ENVIRONMENT = {"SET": f"{SECRET}-variable", "EMPTY": ""}
+
+MAILBOX = """
+[mailboxes.portal]
+address = "portal@contoso.com"
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str], Path]:
+    """A mailboxes file with this text; `/TMP` stands for a directory with files to refer to."""
+    (tmp_path / "secret").write_text(f"{SECRET}-file\r\n")
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "newline").write_text("\n")
+    (tmp_path / "octets").write_bytes(b"\xff\xfe" + SECRET.encode())
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
+    (tmp_path / "directory").mkdir()
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mailboxes.toml"
+        path.write_text(text.replace("/TMP", str(tmp_path)), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[path.stem for path in BAD])
+def test_bad_file_is_refused_with_its_place_and_what_to_do(
+    bad: Path, written: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The first line of each file says what the text must contain."""
+    first, _, rest = bad.read_text(encoding="utf-8").partition("\n")
+    path = written(rest if bad.stem != "not-toml" else f"{first}\n{rest}")
+    with pytest.raises(MailboxFileError) as refused:
+        load(path, ENVIRONMENT)
+    text = str(refused.value)
+    assert first.removeprefix("# ").replace("/TMP", str(tmp_path)) in text
+    assert all(line.startswith(str(path)) for line in text.splitlines())
+    assert SECRET not in f"{text}{refused.value!r}"
+    assert "53783370" not in text
+    assert "Value error" not in text
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[path.stem for path in BAD])
+def test_not_even_the_traceback_of_a_bad_file_holds_a_secret(bad: Path, written: Callable[[str], Path]) -> None:
+    """An error is printed with its causes where nobody expected one."""
+    try:
+        load(written(bad.read_text(encoding="utf-8")), ENVIRONMENT)
+    except MailboxFileError as refused:
+        told = "".join(traceback.format_exception(refused))
+        assert SECRET not in told
+        assert "53783370" not in told
+
+
+def test_there_are_many_bad_files() -> None:
+    assert len(BAD) >= 25
+
+
+def test_every_mistake_is_named_not_only_the_first(written: Callable[[str], Path]) -> None:
+    path = written(f'{MAILBOX}host = "h"\nport = 0\ntls = "maybe"\n[mailboxes.other]\nhost = "h"\n')
+    with pytest.raises(MailboxFileError) as refused:
+        load(path, {})
+    assert [line.removeprefix(f"{path}: ").partition(":")[0] for line in str(refused.value).splitlines()] == [
+        "mailboxes.portal.port",
+        "mailboxes.portal.tls",
+        "mailboxes.other.address",
+    ]
+
+
+def test_missing_file_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(MailboxFileError, match=r"nowhere\.toml cannot be read: No such file or directory"):
+        load(tmp_path / "nowhere.toml", {})
+
+
+def test_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(MailboxFileError, match="cannot be read: Is a directory"):
+        load(tmp_path, {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_file_that_may_not_be_read_is_said_so(written: Callable[[str], Path]) -> None:
+    path = written(MAILBOX)
+    path.chmod(0)
+    with pytest.raises(MailboxFileError, match="cannot be read: Permission denied"):
+        load(path, {})
+
+
+def test_file_that_is_not_text_is_said_so(tmp_path: Path) -> None:
+    path = tmp_path / "mailboxes.toml"
+    path.write_bytes(b"\xff\xfe\x00d")
+    with pytest.raises(MailboxFileError, match=f"{path} is not TOML"):
+        load(path, {})
+
+
+def test_file_saved_by_a_windows_editor_is_read(tmp_path: Path) -> None:
+    """With a byte order mark and CR LF."""
+    path = tmp_path / "mailboxes.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + f'{MAILBOX}host = "h"\n'.strip().replace("\n", "\r\n").encode())
+    assert set(load(path, {}).mailboxes) == {"portal"}
+
+
+# ---------------------------------------------------------------- good ones
+
+
+def test_empty_file_is_an_installation_that_knows_nobody(written: Callable[[str], Path]) -> None:
+    directory = load(written(""), {})
+    assert (dict(directory.mailboxes), directory.default) == ({}, None)
+    assert (directory.tenants, directory.producers) == (None, None)
+
+
+def test_office365_needs_three_lines_and_a_secret(written: Callable[[str], Path]) -> None:
+    oauth = 'tenant_id = "contoso.onmicrosoft.com"\nclient_id = "1111"\nclient_secret_file = "/TMP/secret"\n'
+    path = written(f'default = "portal"\n{MAILBOX}preset = "office365"\n[mailboxes.portal.oauth]\n{oauth}')
+    directory = load(path, {})
+    mailbox = directory.mailboxes["portal"]
+    assert directory.default == "portal"
+    assert isinstance(mailbox.endpoint, SmtpEndpoint)
+    endpoint = mailbox.endpoint
+    assert (endpoint.host, endpoint.port, endpoint.tls) == ("smtp.office365.com", 587, Tls.STARTTLS)
+    assert endpoint.limits.connections == 1
+    credentials = endpoint.credentials
+    assert isinstance(credentials, ClientSecret)
+    assert credentials.authority == "https://login.microsoftonline.com/contoso.onmicrosoft.com"
+    assert credentials.scope == "https://outlook.office365.com/.default"
+    assert (credentials.username, credentials.oidc) == ("portal@contoso.com", False)
+    assert credentials.client_secret.get_secret_value() == f"{SECRET}-file"
+
+
+def test_preset_gives_way_to_what_is_written(written: Callable[[str], Path]) -> None:
+    path = written(f'{MAILBOX}preset = "office365"\nhost = "smtp-hve.office365.com"\nconnections = 3\n')
+    endpoint: Any = load(path, {}).mailboxes["portal"].endpoint
+    assert (endpoint.host, endpoint.port, endpoint.limits.connections) == ("smtp-hve.office365.com", 587, 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "tls", "port"),
+    [
+        ("", Tls.STARTTLS, 587),
+        ('tls = "starttls"', Tls.STARTTLS, 587),
+        ('tls = "implicit"', Tls.IMPLICIT, 465),
+        ('tls = "none"', Tls.NONE, 25),
+        ("port = 25", Tls.STARTTLS, 25),
+        ('tls = "implicit"\nport = 2465', Tls.IMPLICIT, 2465),
+    ],
+    ids=["nothing", "starttls", "implicit", "none", "port-25", "odd-port"],
+)
+def test_port_and_tls_follow_from_each_other(written: Callable[[str], Path], lines: str, tls: Tls, port: int) -> None:
+    endpoint: Any = load(written(f'{MAILBOX}host = "h"\n{lines}\n'), {}).mailboxes["portal"].endpoint
+    assert (endpoint.tls, endpoint.port) == (tls, port)
+    assert endpoint.credentials == NoLogin()
+
+
+@pytest.mark.parametrize(
+    ("line", "secret"),
+    [
+        (f'password = "{SECRET}-value"', f"{SECRET}-value"),
+        ('password_file = "/TMP/secret"', f"{SECRET}-file"),
+        ('password_env = "SET"', f"{SECRET}-variable"),
+    ],
+    ids=["value", "file", "variable"],
+)
+def test_secret_may_stand_in_three_places(written: Callable[[str], Path], line: str, secret: str) -> None:
+    path = written(f'{MAILBOX}host = "h"\n[mailboxes.portal.login]\nusername = "u"\nmechanism = "plain"\n{line}\n')
+    directory = load(path, ENVIRONMENT)
+    endpoint: Any = directory.mailboxes["portal"].endpoint
+    assert endpoint.credentials == Password("u", endpoint.credentials.password, "plain")
+    assert endpoint.credentials.password.get_secret_value() == secret
+    assert SECRET not in repr(directory)
+
+
+def test_spaces_in_a_secret_are_kept_and_only_the_line_end_is_taken_off(
+    written: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "spaced").write_text("  a b \n\n")
+    path = written(f'{MAILBOX}host = "h"\n[mailboxes.portal.login]\nusername = "u"\npassword_file = "/TMP/spaced"\n')
+    endpoint: Any = load(path, {}).mailboxes["portal"].endpoint
+    assert endpoint.credentials.password.get_secret_value() == "  a b "
+
+
+def test_other_authorities_than_microsofts_are_taken_as_given(written: Callable[[str], Path]) -> None:
+    who = 'client_id = "c"\nscope = "mail"\nusername = "box"\nclient_secret_env = "SET"\n'
+    oauth = f'oidc_issuer = "https://id.contoso.com"\nca_file = "/TMP/ca.pem"\n{who}'
+    path = written(f'{MAILBOX}host = "h"\n[mailboxes.portal.oauth]\n{oauth}')
+    endpoint: Any = load(path, ENVIRONMENT).mailboxes["portal"].endpoint
+    credentials = endpoint.credentials
+    assert (credentials.authority, credentials.oidc) == ("https://id.contoso.com", True)
+    assert (credentials.scope, credentials.username) == ("mail", "box")
+    assert str(credentials.ca_file).endswith("/ca.pem")
+    assert SECRET not in repr(credentials)
+
+
+def test_pickup_directory_has_its_staging_beside_it(written: Callable[[str], Path]) -> None:
+    path = written(f'{MAILBOX}[mailboxes.portal.pickup]\ndirectory = "/srv/pickup"\n')
+    assert load(path, {}).mailboxes["portal"].endpoint == PickupDirectory(
+        PurePath("/srv/pickup"), PurePath("/srv/pickup.staging"), PickupFlavour.IIS, 0o660, None
+    )
+
+
+def test_pickup_directory_takes_all_that_is_given(written: Callable[[str], Path]) -> None:
+    lines = 'directory = "/srv/pickup"\nstaging = "/srv/aside"\nflavour = "exchange"\nmode = "0640"\ngroup = "mail"\n'
+    assert load(written(f"{MAILBOX}[mailboxes.portal.pickup]\n{lines}"), {}).mailboxes["portal"].endpoint == (
+        PickupDirectory(PurePath("/srv/pickup"), PurePath("/srv/aside"), PickupFlavour.EXCHANGE, 0o640, "mail")
+    )
+
+
+def test_limits_of_sessions_are_the_mailboxes_own(written: Callable[[str], Path]) -> None:
+    path = written(f'{MAILBOX}host = "h"\nconnections = 7\nmessages_per_connection = 3\nidle_seconds = 0.5\n')
+    endpoint: Any = load(path, {}).mailboxes["portal"].endpoint
+    limits = endpoint.limits
+    assert (limits.connections, limits.messages, limits.idle) == (7, 3, timedelta(seconds=0.5))
+
+
+def test_names_are_brought_into_the_form_in_which_they_are_compared(written: Callable[[str], Path]) -> None:
+    path = written("""
+[mailboxes.portal]
+address = "Portal@Příklad.CZ"
+host = "smtp.příklad.cz"
+tenants = ["Contoso", "FABRIKAM"]
+senders = ["*@Příklad.cz", "News@Contoso.com"]
+[tenants.Tailspin]
+use_default = false
+[tenants.Woodgrove]
+[[producers]]
+user = "Portal"
+tenants = ["Contoso"]
+categories = ["invite"]
+""")
+    directory = load(path, {})
+    mailbox = directory.mailboxes["portal"]
+    assert str(mailbox.address) == "Portal@xn--pklad-zsa96e.cz"
+    assert isinstance(mailbox.endpoint, SmtpEndpoint)
+    assert mailbox.endpoint.host == "smtp.xn--pklad-zsa96e.cz"
+    assert mailbox.tenants == {"contoso", "fabrikam"}
+    assert mailbox.may_send_as(parse("anybody@příklad.cz"))
+    assert mailbox.may_send_as(parse("News@contoso.com"))
+    assert not mailbox.may_send_as(parse("other@contoso.com"))
+    assert directory.tenants == {"tailspin": False, "woodgrove": True}
+    assert directory.producers is not None
+    assert directory.producers["Portal"].tenants == {"contoso"}
+    assert directory.producers["Portal"].categories == {"invite"}
+
+
+def test_producers_that_are_listed_as_none_are_none_not_everybody(written: Callable[[str], Path]) -> None:
+    assert load(written("producers = []\n"), {}).producers == {}
+    assert load(written("[tenants]\n"), {}).tenants == {}
