@@ -105,7 +105,7 @@ def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: 
     tokens = MsalTokens(observe)
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
-    stack.callback(smtp.close)
+    stack.push_async_callback(smtp.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),

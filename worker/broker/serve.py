@@ -99,11 +99,14 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped."""
-        async with asyncio.TaskGroup() as group:
-            hands = [group.create_task(self._work()) for _ in range(self._options.concurrency)]
+        hands = [asyncio.create_task(self._work()) for _ in range(self._options.concurrency)]
+        try:
             await self._stay_linked()
+            await self._finished()  # with the broker gone there was no drain, but mails may still be under way
+        finally:
             for hand in hands:
                 hand.cancel()
+            await asyncio.gather(*hands, return_exceptions=True)
 
     async def _stay_linked(self) -> None:
         backoff = _FIRST_BACKOFF
@@ -125,16 +128,18 @@ class Worker:
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
     async def _until_over(self, link: Link) -> str:
-        """Serve until the link breaks or we are told to stop; then let what is under way finish."""
-        async with asyncio.TaskGroup() as group:
-            ended = group.create_task(link.ended())
-            stopped = group.create_task(self._stop.wait())
+        """Serve until the link breaks (says why) or we are told to stop; then let what is under way finish."""
+        ended = asyncio.create_task(link.ended())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return ended.result()
+            await self._drain(link)
+            return ""
+        finally:
+            ended.cancel()
             stopped.cancel()
-            if not ended.done():
-                await self._drain(link)
-                ended.cancel()
-        return ended.result() if ended.done() and not ended.cancelled() else ""
 
     async def _drain(self, link: Link) -> None:
         """What was not started goes back to the broker when the channel closes; what was started is finished."""
@@ -142,11 +147,15 @@ class Worker:
         await link.cancel()
         while not self._line.empty():
             self._line.get_nowait()
+        await self._finished()
+
+    async def _finished(self) -> None:
+        """Wait for what is under way, but not for ever: unacknowledged, the broker gives it to another worker."""
         try:
             async with asyncio.timeout(self._options.grace):
                 await self._idle.wait()
         except TimeoutError:
-            pass  # unacknowledged: the broker will give it to another worker
+            pass
 
     async def _stopped_within(self, seconds: float) -> None:
         try:

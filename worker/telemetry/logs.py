@@ -29,7 +29,12 @@ from worker.events import (
 )
 
 # The library logs a traceback for every lost connection; `BrokerDown` says it in one line.
-_NOISY = {"aio_pika": logging.CRITICAL, "aiormq": logging.CRITICAL, "uvicorn.error": logging.WARNING}
+_NOISY = {
+    "aio_pika": logging.CRITICAL,
+    "aiormq": logging.CRITICAL,
+    "msal": logging.CRITICAL,  # it logs an answer that it does not understand, the token in it included
+    "uvicorn.error": logging.WARNING,
+}
 
 
 def configure(level: str, form: Literal["auto", "json", "console"]) -> None:
