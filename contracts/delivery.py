@@ -26,10 +26,11 @@ class DeliveryStatus(StrEnum):
     REJECTED = "rejected"
     IN_DOUBT = "in_doubt"
     CANCELLED = "cancelled"
+    RESOLVED = "resolved"
 
     @property
     def final(self) -> bool:
-        """Whether no further result follows, a `resolved` or `bounced` one apart."""
+        """Whether no further result follows, a `resolved` one after `in_doubt` apart."""
         return self is not DeliveryStatus.DEFERRED
 
 
@@ -41,6 +42,7 @@ class RecipientStatus(StrEnum):
     DEFERRED = "deferred"
     FAILED = "failed"
     IN_DOUBT = "in_doubt"
+    CANCELLED = "cancelled"
 
 
 class Because(StrEnum):

@@ -106,10 +106,12 @@ def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: 
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
+    ledger = MemoryLedger()
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
-        ledger=MemoryLedger(),
+        ledger=ledger,
+        register=ledger,
         gate=MemoryGate(),
         transports={SmtpEndpoint: smtp, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from contracts.address import AddrSpec
-from contracts.notification import Notification
+from contracts.cancellation import Cancellation
+from contracts.delivery import DeliveryStatus
+from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import report
 from worker.domain.carry import pack, unpack
@@ -25,14 +27,16 @@ from worker.domain.decision import (
     Trial,
     WaitUntil,
     after_attempt,
+    again,
     expire,
     puzzle,
     refuse,
     reject,
     while_busy,
     while_held,
+    while_paced,
 )
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Progress, Stage, Submission
+from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
 from worker.domain.mailbox import Directory, Endpoint, Mailbox
@@ -42,23 +46,29 @@ from worker.domain.report import Case, due_since
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, check_sender, route
 from worker.domain.verdict import Row
-from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
+from worker.events import Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
     Claimed,
     Clock,
     Contradicted,
+    Demand,
     Dice,
+    Doubtful,
     FileMissing,
     Files,
     Finished,
     Gate,
     Hold,
-    Key,
     Ledger,
     Observe,
+    Paced,
+    Recalled,
+    Register,
+    Settlement,
     Transport,
     Underway,
+    Waiting,
 )
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
@@ -89,6 +99,7 @@ class Courier:
     directory: Directory
     rows: tuple[Row, ...]
     ledger: Ledger
+    register: Register
     gate: Gate
     transports: Mapping[type[Endpoint], Transport]
     files: Files
@@ -99,11 +110,21 @@ class Courier:
     max_octets: int = field(default=16 * 1024 * 1024)
 
     async def deliver(self, intake: Intake) -> Decision:
-        """Decide on one delivery."""
+        """Decide on one delivery.
+
+        Raises:
+            StoreDown: nothing was decided, and nothing is sent until the store is back.
+        """
         now = self.clock()
-        notification = decode(intake.body, intake.properties, max_octets=self.max_octets)
-        if isinstance(notification, Malformed):
-            return reject(report.malformed(notification, intake.body, intake.properties, now))
+        match decode(intake.body, intake.properties, max_octets=self.max_octets):
+            case Malformed() as found:
+                return reject(report.malformed(found, intake.body, intake.properties, now))
+            case Cancellation() as wish:
+                return await self._recall(wish, intake, now)
+            case Notification() as notification:
+                return await self._notified(notification, intake, now)
+
+    async def _notified(self, notification: Notification, intake: Intake, now: datetime) -> Decision:
         case = Case(notification, intake.properties, Progress(first_seen=now), now)
         if refusal := _forged(intake) or authorise(notification, intake.properties, self.directory):
             return refuse(case, refusal)
@@ -112,29 +133,70 @@ class Courier:
         except ValueError as error:
             self.observe(Crashed("carry", notification.id, error))
             return puzzle(case, _ILLEGIBLE, _open(case))
-        match await self.ledger.claim(_key(notification), _digest(notification), progress):
-            case Finished(result):
-                return Decision((result,), Acknowledge())
+        key = _key(notification)
+        match await self.ledger.claim(key, digest(notification), progress, now):
+            case Finished(results, further, told):
+                repeated = again(key, results, further, told=told, own_copy=bool(intake.carry))
+                return _packed(repeated, notification)
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN), intake.carry)
+            case Waiting(until, further):
+                return _packed(Decision((), WaitUntil(until, further)), notification)
             case Contradicted():
                 return refuse(case, _USED_ID)
-            case Claimed(further):
-                decision = await self._settled(replace(case, progress=further))
-                left = decision.progress
-                return replace(decision, carry=pack(left, notification)) if left else decision
+            case Doubtful(claimed):
+                return await self._settled(replace(case, progress=claimed.progress), claimed, doubtful=True)
+            case Claimed() as claimed:
+                return await self._settled(replace(case, progress=claimed.progress), claimed)
 
-    async def _settled(self, case: Case) -> Decision:
+    async def _settled(self, case: Case, claimed: Claimed, *, doubtful: bool = False) -> Decision:
         """Deliver a claimed notification and record what came of it, before anybody is told."""
-        handover = _Handover(self.ledger, _key(case.notification), self.observe)
+        handover = _Handover(self.ledger, claimed, self.observe)
         try:
-            decision = await self._due(case, handover)
+            if doubtful and case.notification.on_doubt is OnDoubt.HOLD:
+                decision = puzzle(case, _CRASHED, _open(case))
+            else:
+                decision = await self._due(_with_doubts(case) if doubtful else case, handover)
         except Exception as error:  # noqa: BLE001 - the boundary: a bug must not become a loop of redeliveries
             self.observe(Crashed("courier", case.notification.id, error))
-            conclude, bug = (puzzle, _BUG_AFTER) if handover.begun else (refuse, _BUG_BEFORE)
+            conclude, bug = (puzzle, _BUG_AFTER) if handover.begun or doubtful else (refuse, _BUG_BEFORE)
             decision = conclude(case, bug, _open(case))
-        await self.ledger.settle(_key(case.notification), decision.progress or case.progress, decision.final)
-        return decision
+        return await self._recorded(case, claimed, decision)
+
+    async def _recorded(self, case: Case, claimed: Claimed, decision: Decision) -> Decision:
+        when = decision.disposition.when if isinstance(decision.disposition, WaitUntil) else None
+        reply_to = case.properties.reply_to
+        settlement = Settlement(decision.progress or case.progress, decision.results, when, reply_to)
+        results = await self.ledger.settle(claimed, settlement)
+        if results is not None:
+            return _packed(replace(decision, results=results, key=claimed.key), case.notification)
+        return await self._overtaken(case, claimed.key, decision)
+
+    async def _overtaken(self, case: Case, key: Key, decision: Decision) -> Decision:
+        """We were taken for dead, and somebody has told the producer a doubt in our place: end it if we know better."""
+        final = decision.final
+        self.observe(Overtaken(key.notification_id, final.status if final else ""))
+        if final is not None and final.status in _KNOWN:
+            await self.register.resolve(key, report.resolved(final, case.now), case.properties.reply_to, "worker")
+        return Decision((), Acknowledge())
+
+    async def _recall(self, wish: Cancellation, intake: Intake, now: datetime) -> Decision:
+        """Take a notification back, if it is not too late."""
+        properties = intake.properties
+        if refusal := _forged(intake) or authorise(wish, properties, self.directory):
+            return reject(report.not_cancelled(wish, properties, refusal, now))
+        match await self.ledger.recall(Key(wish.tenant.lower(), wish.id), now):
+            case Underway():
+                return Decision((), WaitUntil(now + _LOOK_AGAIN))
+            case Finished(results=results):
+                return Decision(results, Acknowledge())
+            case Recalled(claimed, last):
+                cancelled = report.cancelled(wish, properties, last, now)
+                settlement = Settlement(claimed.progress, (cancelled,), None, properties.reply_to)
+                to_tell = await self.ledger.settle(claimed, settlement)
+                if to_tell is None:
+                    return Decision((), WaitUntil(now + _LOOK_AGAIN))
+                return Decision(to_tell, Acknowledge(), key=claimed.key)
 
     async def _due(self, case: Case, handover: _Handover) -> Decision:
         notification = case.notification
@@ -153,9 +215,11 @@ class Courier:
         mailbox = chosen.mailbox
         envelope = Envelope.of(sender_of(case.notification, mailbox).spec, _open(case))
         trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
-        match self.gate.admit(mailbox.name, case.now):
+        match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
                 return while_held(trial, verdict, until)
+            case Paced(slot, verdict):
+                return while_paced(trial, verdict, slot)
             case Admission() as admission:
                 return await self._admitted(trial, envelope, admission, handover)
 
@@ -165,13 +229,13 @@ class Courier:
             message = await self._compose(case, mailbox)
             submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
-            self.gate.cleared(admission, tried=False)
+            await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), trial.tried)
         except BaseException:
-            self.gate.cleared(admission, tried=False)
+            await self.gate.cleared(admission, tried=False)
             raise
         trial = replace(trial, message_id=message.message_id, now=self.clock())
-        return self._judged(trial, submission, admission)
+        return await self._judged(trial, submission, admission)
 
     async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
         notification = case.notification
@@ -192,24 +256,24 @@ class Courier:
             self.observe(Crashed("submit", case.notification.id, error))
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
-    def _judged(self, trial: Trial, submission: Submission, admission: Admission) -> Decision:
+    async def _judged(self, trial: Trial, submission: Submission, admission: Admission) -> Decision:
         if isinstance(submission, Busy | Fenced):
-            self.gate.cleared(admission, tried=False)
+            await self.gate.cleared(admission, tried=False)
             return while_busy(trial)
         judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        return after_attempt(trial, judgement, self._rest(admission, judgement, trial.now, tried=not ours))
+        return after_attempt(trial, judgement, await self._rest(admission, judgement, trial.now, tried=not ours))
 
-    def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
+    async def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
         mailbox, verdict = admission.mailbox, judgement.pause
         if verdict is None:
-            if self.gate.cleared(admission, tried=tried):
+            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted):
                 self.observe(MailboxResumed(mailbox))
             return None
-        until = self.gate.paused(admission, verdict, now)
+        until = await self.gate.paused(admission, verdict, now)
         self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
         return until
 
@@ -217,17 +281,17 @@ class Courier:
 class _Handover:
     """The ledger's mark before the point of no return, and whether it was set: it tells `failed` from `in doubt`."""
 
-    def __init__(self, ledger: Ledger, key: Key, observe: Observe) -> None:
+    def __init__(self, ledger: Ledger, claimed: Claimed, observe: Observe) -> None:
         self._ledger = ledger
-        self._key = key
+        self._claimed = claimed
         self._observe = observe
         self.begun = False
 
     async def __call__(self) -> bool:
         try:
-            self.begun = await self._ledger.handing_over(self._key)
+            self.begun = await self._ledger.handing_over(self._claimed)
         except Exception as error:  # noqa: BLE001 - without the mark nothing may be sent, and nothing was: try later
-            self._observe(Crashed("ledger", self._key.notification_id, error))
+            self._observe(Crashed("ledger", self._claimed.key.notification_id, error))
         return self.begun
 
 
@@ -241,10 +305,29 @@ def _key(notification: Notification) -> Key:
     return Key(notification.tenant.lower(), notification.id)
 
 
-def _digest(notification: Notification) -> str:
+def digest(notification: Notification) -> str:
     """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
     content = {**notification.model_dump(mode="json"), "tenant": notification.tenant.lower()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _packed(decision: Decision, notification: Notification) -> Decision:
+    """With the progress in the form in which it travels."""
+    left = decision.progress
+    return replace(decision, carry=pack(left, notification)) if left else decision
+
+
+def _with_doubts(case: Case) -> Case:
+    """The producer said that a second copy does no harm: go on, but never say of these people that none was sent."""
+    doubted = case.progress.doubted | frozenset(_open(case))
+    return replace(case, progress=replace(case.progress, doubted=doubted))
+
+
+def _demand(case: Case, envelope: Envelope) -> Demand:
+    notification, own = case.notification, envelope.mail_from.domain
+    external = sum(rcpt.domain != own for rcpt in envelope.rcpt_to)
+    slot = case.progress.slot
+    return Demand(notification.tenant.lower(), notification.priority, len(envelope.rcpt_to), external, slot)
 
 
 def _date(case: Case) -> datetime:
@@ -287,6 +370,25 @@ _BUG_AFTER = Refusal(
     "notification",
     "Postlane itself failed after the mail was handed over: it may or may not have been accepted.",
     f"{_REPORT_IT} Look for the mail in the mailbox's Sent Items before sending it again.",
+)
+
+_CRASHED = Refusal(
+    "worker-crash",
+    "notification",
+    "A worker died after it had sent the whole mail and before it had written down the server's answer: the mail was "
+    "very probably accepted.",
+    "Look for the Message-ID in the mailbox's Sent Items or in the message trace, then: "
+    "postlane doubt resolve ID --accepted (or --not-sent).",
+)
+
+_KNOWN = frozenset(
+    {
+        DeliveryStatus.ACCEPTED,
+        DeliveryStatus.PARTIALLY_ACCEPTED,
+        DeliveryStatus.HANDED_OVER,
+        DeliveryStatus.FAILED,
+        DeliveryStatus.EXPIRED,
+    }
 )
 
 _ILLEGIBLE = Refusal(

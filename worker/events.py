@@ -90,6 +90,33 @@ class ReplyFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Overtaken:
+    """This worker was taken for dead while it was sending; what it found out comes after the doubt.
+
+    Attributes:
+        status: what it found out, empty if nothing final.
+    """
+
+    notification_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The store is out of reach; nothing is taken until it is back."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A result that an earlier publisher had left behind was published."""
+
+    notification_id: str | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Crashed:
     """A bug of ours, caught at the boundary."""
 
@@ -115,6 +142,9 @@ Event = (
     | BrokerUp
     | BrokerDown
     | ReplyFailed
+    | Overtaken
+    | StoreLost
+    | Relayed
     | Crashed
     | Draining
 )

@@ -131,6 +131,7 @@ def _line(result: Result) -> str:
 def _checked(fields: str | dict[str, Any]) -> Notification:
     import json
 
+    from contracts.cancellation import Cancellation
     from contracts.wire import Malformed, Properties, decode
 
     body = fields if isinstance(fields, str) else json.dumps(fields)
@@ -138,6 +139,8 @@ def _checked(fields: str | dict[str, Any]) -> Notification:
     if isinstance(decoded, Malformed):
         problems = "; ".join(f"{item.field} {item.problem}" for item in decoded.problems)
         raise typer.BadParameter(f"not a valid notification: {problems}")
+    if isinstance(decoded, Cancellation):
+        raise typer.BadParameter("this is a cancellation: postlane cancel ID --tenant TENANT")
     return decoded
 
 

@@ -10,15 +10,25 @@ from contracts.address import AddrSpec
 from contracts.delivery import DeliveryStatus, RecipientStatus, Result
 from contracts.notification import Priority
 from worker.domain import report, retry
-from worker.domain.delivery import Outcome, Progress, give_up, overall, with_doubt
+from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
 
+_DONE_WITH = frozenset(
+    {
+        DeliveryStatus.ACCEPTED,
+        DeliveryStatus.HANDED_OVER,
+        DeliveryStatus.EXPIRED,
+        DeliveryStatus.CANCELLED,
+        DeliveryStatus.RESOLVED,
+    }
+)
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
+_NOTICED = timedelta(seconds=60)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
 
@@ -53,11 +63,13 @@ class Decision:
 
     Attributes:
         carry: the progress in the form in which it travels with the message.
+        key: whose results are on record and wait for the broker's confirmation; None: none are.
     """
 
     results: tuple[Result, ...]
     disposition: Disposition
     carry: str = ""
+    key: Key | None = None
 
     @property
     def final(self) -> Result | None:
@@ -117,6 +129,24 @@ def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
     return _ended(report.refused(case, refusal, {**case.progress.settled, **unknown}), case.progress)
 
 
+def again(key: Key, results: tuple[Result, ...], progress: Progress, *, told: bool, own_copy: bool) -> Decision:
+    """What is on record is the answer; what the worker that recorded it did not get done is done now.
+
+    Args:
+        key: of the notification.
+        results: on record, the final one last.
+        progress: what was settled.
+        told: whether they were published and the message disposed of.
+        own_copy: the message comes from a wait queue of ours: nobody has asked again. Of a cancellation its producer
+            may not have heard yet, so that is repeated all the same.
+    """
+    final = results[-1]
+    if not told:
+        return replace(_ended(final, progress), results=results, key=key)
+    silent = own_copy and final.status is not DeliveryStatus.CANCELLED
+    return Decision(() if silent else results, Acknowledge())
+
+
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
     """Merge the attempt into what was settled before, and decide whether there is a next one."""
     before = trial.case.progress
@@ -135,6 +165,20 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
     progress = replace(before, told=verdict.kind)
     when = _within(trial, until + _SPREAD * trial.dice)
     if when is not None and before.told == verdict.kind:
+        return Decision((), WaitUntil(when, progress))
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
+    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+
+
+def while_paced(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:
+    """The mailbox's limits are used up: the message has a place of its own and waits for it.
+
+    The producer is told of a wait that a person would notice, once.
+    """
+    before = trial.case.progress
+    progress = replace(before, slot=slot)
+    when = _within(trial, slot)
+    if when is not None and (slot - trial.now < _NOTICED or before.told == verdict.kind):
         return Decision((), WaitUntil(when, progress))
     waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
     return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
@@ -180,7 +224,7 @@ def _decide(
 
 def _ended(result: Result, progress: Progress | None) -> Decision:
     """What went well, or is worthless by now, is done with; everything else is set aside for a person."""
-    if result.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.HANDED_OVER, DeliveryStatus.EXPIRED):
+    if result.status in _DONE_WITH:
         return Decision((result,), Acknowledge())
     reason = result.reason
     dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)

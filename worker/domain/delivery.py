@@ -47,6 +47,21 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """What makes a notification unique.
+
+    Attributes:
+        tenant: in lower case.
+    """
+
+    tenant: str
+    notification_id: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.notification_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The server took responsibility for the mail, for all recipients but the refused ones."""
 
@@ -139,6 +154,7 @@ class Progress:
             when there is no second one nobody may say that there was none.
         waits: how often it found all connections of its mailbox in use since its last attempt.
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
+        slot: its place in the line for a mailbox whose limits are used up.
     """
 
     first_seen: datetime
@@ -147,6 +163,7 @@ class Progress:
     doubted: frozenset[AddrSpec] = frozenset()
     waits: int = 0
     told: str = ""
+    slot: datetime | None = None
 
     def advanced(
         self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool, doubted: frozenset[AddrSpec] = frozenset()
@@ -157,9 +174,21 @@ class Progress:
             self,
             attempts=self.attempts + spent,
             waits=0,
+            slot=None,
             settled={**self.settled, **done},
             doubted=(self.doubted | doubted) - done.keys(),
         )
+
+
+def merged(recorded: Progress, carried: Progress) -> Progress:
+    """What either of them knows: a copy that waited in the broker may know more than the record, or less."""
+    return replace(
+        carried,
+        first_seen=min(recorded.first_seen, carried.first_seen),
+        attempts=max(recorded.attempts, carried.attempts),
+        settled={**carried.settled, **recorded.settled},
+        doubted=(recorded.doubted | carried.doubted) - recorded.settled.keys() - carried.settled.keys(),
+    )
 
 
 def with_doubt(outcomes: Mapping[AddrSpec, Outcome], doubted: frozenset[AddrSpec]) -> Mapping[AddrSpec, Outcome]:

@@ -10,7 +10,8 @@ from datetime import datetime
 from types import MappingProxyType
 
 from contracts.address import AddrSpec
-from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, Result
+from contracts.cancellation import Cancellation
+from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, RecipientStatus, Result
 from contracts.notification import Notification
 from contracts.wire import Malformed, Properties
 from worker.domain.delivery import Outcome, Progress, overall
@@ -53,6 +54,84 @@ def malformed(found: Malformed, body: bytes, properties: Properties, now: dateti
             problems=found.problems,
         ),
     )
+
+
+def cancelled(wish: Cancellation, properties: Properties, last: Result | None, now: datetime) -> Result:
+    """The end of a notification that was taken back in time, for all recipients that had no mail by then.
+
+    Args:
+        wish: the cancellation.
+        properties: of its message.
+        last: the latest result so far, if there is one: what is settled in it stays.
+        now: the moment.
+    """
+    seed = f"{wish.tenant}\0{wish.id}\0\0"
+    reason = Reason(kind="cancelled", explanation="Its producer took it back before it was handed over.")
+    if last is None:
+        return Result(
+            event_id=_event_id(seed, DeliveryStatus.CANCELLED, 0),
+            notification_id=wish.id,
+            correlation_id=properties.correlation_id,
+            tenant=wish.tenant,
+            status=DeliveryStatus.CANCELLED,
+            final=True,
+            received_at=now,
+            occurred_at=now,
+            reason=reason,
+        )
+    kept = tuple(
+        item
+        if item.status is not RecipientStatus.DEFERRED
+        else item.model_copy(update={"status": RecipientStatus.CANCELLED, "kind": "cancelled"})
+        for item in last.recipients
+    )
+    taken = any(item.status in (RecipientStatus.ACCEPTED, RecipientStatus.HANDED_OVER) for item in kept)
+    status = DeliveryStatus.PARTIALLY_ACCEPTED if taken else DeliveryStatus.CANCELLED
+    changes = {
+        "event_id": _event_id(seed, status, last.attempt),
+        "status": status,
+        "final": True,
+        "recipients": kept,
+        "occurred_at": now,
+        "next_attempt_at": None,
+        "reason": reason,
+    }
+    return last.model_copy(update=changes)
+
+
+def not_cancelled(wish: Cancellation, properties: Properties, refusal: Refusal, now: datetime) -> Result:
+    """The answer to a cancellation whose producer had no right to it."""
+    return Result(
+        event_id=_event_id(f"{wish.tenant}\0{wish.id}\0cancel\0{refusal.kind}", DeliveryStatus.REJECTED, 0),
+        notification_id=None,  # the notification itself has its own results, and only one of them is final
+        correlation_id=properties.correlation_id,
+        tenant=wish.tenant,
+        status=DeliveryStatus.REJECTED,
+        final=True,
+        received_at=now,
+        occurred_at=now,
+        reason=Reason(
+            kind=refusal.kind,
+            explanation=f"The cancellation of {wish.id!r} was refused. {refusal.explanation}",
+            remedy=refusal.remedy,
+            problems=(Problem(field=refusal.field, problem=refusal.explanation),),
+        ),
+    )
+
+
+def resolved(known: Result, now: datetime) -> Result:
+    """The end of a doubt: what came of the notification after all, after its final result `in_doubt`."""
+    told = known.reason.explanation if known.reason else f"What came of it is known now: {known.status}."
+    reason = Reason(kind="resolved", explanation=told, remedy=known.reason.remedy if known.reason else "")
+    seed = f"{known.tenant}\0{known.notification_id}\0\0"
+    changes = {
+        "event_id": _event_id(seed, DeliveryStatus.RESOLVED, known.attempt),
+        "status": DeliveryStatus.RESOLVED,
+        "final": True,
+        "occurred_at": now,
+        "reason": reason,
+    }
+    return known.model_copy(update=changes)
 
 
 def due_since(case: Case) -> datetime:

@@ -22,8 +22,11 @@ from worker.events import (
     Event,
     MailboxPaused,
     MailboxResumed,
+    Overtaken,
+    Relayed,
     ReplyFailed,
     SessionOpened,
+    StoreLost,
     TokenFetched,
     UnknownReply,
 )
@@ -109,6 +112,12 @@ class LogEvents:
                 log.warning("broker lost", problem=problem, retry_in=round(retry_in, 1))
             case ReplyFailed(notification_id, problem):
                 log.warning("reply_to not served", notification_id=notification_id, problem=problem)
+            case Overtaken(notification_id, status):
+                log.warning("taken for dead while sending", notification_id=notification_id, status=status)
+            case StoreLost(problem):
+                log.warning("store lost", problem=problem)
+            case Relayed(notification_id, status):
+                log.info("result relayed", notification_id=notification_id, status=status)
             case Crashed(where, notification_id, error):
                 log.error("internal error", where=where, notification_id=notification_id, exc_info=error)
             case Draining(in_flight):
