@@ -88,25 +88,29 @@ async def running(settings: Settings) -> AsyncIterator[App]:
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         observe = _both(LogEvents(settings.worker.name), metrics)
-        courier = _courier(settings, mailboxes, observe, stack)
+        ledger = MemoryLedger()
+        courier = _courier(settings, mailboxes, ledger, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
             concurrency=settings.worker.concurrency,
             grace=settings.worker.grace_seconds,
         )
-        worker = Worker(broker_address(settings), topology(settings), courier.deliver, options, observe, random.random)
+        worker = Worker(
+            broker_address(settings), topology(settings), courier.deliver, ledger, options, observe, random.random
+        )
         if settings.health.port:
             await stack.enter_async_context(_health(settings, worker, metrics))
         yield App(worker, mailboxes)
 
 
-def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: AsyncExitStack) -> Courier:
+def _courier(
+    settings: Settings, mailboxes: Directory, ledger: MemoryLedger, observe: Observe, stack: AsyncExitStack
+) -> Courier:
     tokens = MsalTokens(observe)
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
-    ledger = MemoryLedger()
     return Courier(
         directory=mailboxes,
         rows=catalogue(),

@@ -173,12 +173,15 @@ class Courier:
         return await self._overtaken(case, claimed.key, decision)
 
     async def _overtaken(self, case: Case, key: Key, decision: Decision) -> Decision:
-        """We were taken for dead, and somebody has told the producer a doubt in our place: end it if we know better."""
+        """We were taken for dead, and somebody has told the producer a doubt in our place: end it if we know better.
+
+        The copy of the message that we hold is looked at again, in case it is the only one.
+        """
         final = decision.final
         self.observe(Overtaken(key.notification_id, final.status if final else ""))
         if final is not None and final.status in _KNOWN:
             await self.register.resolve(key, report.resolved(final, case.now), case.properties.reply_to, "worker")
-        return Decision((), Acknowledge())
+        return _packed(Decision((), WaitUntil(self.clock() + _LOOK_AGAIN, case.progress)), case.notification)
 
     async def _recall(self, wish: Cancellation, intake: Intake, now: datetime) -> Decision:
         """Take a notification back, if it is not too late."""

@@ -106,6 +106,7 @@ class StoreLost:
     """The store is out of reach; nothing is taken until it is back."""
 
     problem: str
+    retry_in: float
 
 
 @dataclass(frozen=True, slots=True)

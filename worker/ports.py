@@ -162,6 +162,13 @@ class Unpublished:
 class Outbox(Protocol):
     """The results on record, until the broker has confirmed them."""
 
+    async def ready(self) -> None:
+        """Return if the store answers.
+
+        Raises:
+            StoreDown: it does not.
+        """
+
     async def published(self, key: Key, results: Sequence[Result], *, disposed: bool) -> None:
         """Strike them off. Loss of this is harmless: they would be published once more, with the same event ids.
 

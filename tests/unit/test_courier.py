@@ -15,22 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.address import AddrSpec, parse
+from contracts.cancellation import CANCELLATION_TYPE, Cancellation
 from contracts.delivery import DeliveryStatus, Result
-from contracts.wire import Properties
+from contracts.wire import Properties, encode
 from tests.factories import JANA, NOON, OMAR, directory, document, mailbox, progress, verdict
 from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTransport, Journal
 from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
-from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Refused, Stage, Submission
+from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.mailbox import Directory, Mailbox, SmtpEndpoint
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
 from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
-from worker.ports import FileMissing, HandingOver, Hold
+from worker.ports import FileMissing, HandingOver, Hold, Paced
 
 EVE = parse("eve@fabrikam.com")
+KEY = Key("contoso", "reset-7f3a")
 PLATFORM = mailbox("platform")
 DIRECTORY = directory(PLATFORM, default="platform")
 THROTTLED = verdict(Action.PAUSE, "throttled-mailbox", pause=timedelta(minutes=5))
@@ -55,6 +57,7 @@ class House:
             directory=self.known,
             rows=catalogue(),
             ledger=self.ledger,
+            register=self.ledger,
             gate=self.gate,
             transports={SmtpEndpoint: self.transport},
             files=self.files,
@@ -286,6 +289,180 @@ async def test_progress_goes_along_with_a_message_that_is_under_way_elsewhere(ho
     assert (await house.deliver(waiting.carry)).carry == waiting.carry
 
 
+async def test_copy_that_comes_by_before_its_time_waits_on_and_is_not_tried(house: House) -> None:
+    house.answers(GREYLISTED)
+    waiting = await house.deliver()
+    assert when(await house.deliver(waiting.carry)) == when(waiting)
+    assert len(house.transport.sent) == 1
+
+
+async def test_result_that_was_recorded_but_never_told_is_told_by_the_next_worker(house: House) -> None:
+    first = await house.deliver()
+    house.ledger.page.told = False
+    second = await house.deliver()
+    assert (second.results, second.key) == (first.results, KEY)
+
+
+async def test_failure_that_was_recorded_but_not_set_aside_is_set_aside_by_the_next_worker(house: House) -> None:
+    house.answers(Refused(Stage.MAIL, Reply.parse("550 5.1.8 Bad sender")))
+    first = await house.deliver()
+    house.ledger.page.told = False
+    second = await house.deliver()
+    assert (second.disposition, second.carry) == (first.disposition, first.carry)
+
+
+async def test_failure_that_was_told_is_not_set_aside_a_second_time(house: House) -> None:
+    house.answers(Refused(Stage.MAIL, Reply.parse("550 5.1.8 Bad sender")))
+    first = await house.deliver()
+    assert await house.deliver() == Decision(first.results, Acknowledge())
+
+
+async def test_leftover_copy_of_a_finished_notification_is_dropped_without_a_word(house: House) -> None:
+    house.answers(GREYLISTED, Accepted(OK))
+    waiting = await house.deliver()
+    house.clock.now = when(waiting)
+    await house.deliver(waiting.carry)
+    assert await house.deliver(waiting.carry) == Decision((), Acknowledge())
+
+
+# ---------------------------------------------------------------- doubts after a crash
+
+
+async def test_crash_after_the_mark_is_a_doubt_that_a_person_ends(house: House) -> None:
+    await crashed(house)
+    decision = await house.deliver()
+    result = only(decision)
+    assert (result.status, result.reason and result.reason.kind) == (DeliveryStatus.IN_DOUBT, "worker-crash")
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.transport.sent == []
+
+
+async def test_crash_after_the_mark_is_sent_again_if_a_second_copy_does_no_harm(house: House) -> None:
+    await crashed(house, on_doubt="resend")
+    result = only(await house.deliver(on_doubt="resend"))
+    assert result.status is DeliveryStatus.ACCEPTED
+
+
+async def test_second_copy_that_is_refused_leaves_the_first_in_doubt(house: House) -> None:
+    await crashed(house, on_doubt="resend")
+    house.answers(Refused(Stage.DOT, Reply.parse("550 5.7.1 Spam")))
+    result = only(await house.deliver(on_doubt="resend"))
+    assert result.status is DeliveryStatus.IN_DOUBT
+
+
+async def test_worker_that_was_taken_for_dead_ends_the_doubt_with_what_it_knows(house: House) -> None:
+    def taken_for_dead(_: Envelope) -> Submission:
+        house.ledger.stolen = True
+        return Accepted(OK)
+
+    house.transport.answer = taken_for_dead
+    decision = await house.deliver()
+    assert decision.results == ()
+    ((key, result, actor),) = house.ledger.resolutions
+    assert (key, result.status, actor) == (KEY, DeliveryStatus.RESOLVED, "worker")
+    assert [each.status for each in result.recipients] == ["accepted"]
+
+
+async def crashed(house: House, **fields: Any) -> None:
+    """A worker has died over the notification after the mark."""
+    house.transport.bug_after = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await house.deliver(**fields)
+    house.transport.bug_after = None
+    house.ledger.page.doubtful = True
+    house.transport.sent.clear()
+
+
+# ---------------------------------------------------------------- cancellation
+
+
+async def test_notification_that_was_never_seen_is_cancelled_before_it_comes(house: House) -> None:
+    cancelled = only(await cancel(house))
+    assert (cancelled.status, cancelled.final) == (DeliveryStatus.CANCELLED, True)
+    assert (await house.deliver()).results == (cancelled,)
+    assert house.transport.sent == []
+
+
+async def test_notification_that_waits_is_cancelled_and_its_copy_sends_nothing(house: House) -> None:
+    house.answers(GREYLISTED)
+    waiting = await house.deliver(metadata={"ticket": 42})
+    cancelled = only(await cancel(house))
+    assert (cancelled.status, cancelled.metadata) == (DeliveryStatus.CANCELLED, {"ticket": 42})
+    assert [each.status for each in cancelled.recipients] == ["cancelled"]
+    house.clock.now = when(waiting)
+    assert (await house.deliver(waiting.carry, metadata={"ticket": 42})).disposition == Acknowledge()
+    assert len(house.transport.sent) == 1
+
+
+async def test_cancellation_after_somebody_has_the_mail_says_who(house: House) -> None:
+    await partly_accepted(house)
+    cancelled = only(await cancel(house))
+    assert cancelled.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert [each.status for each in cancelled.recipients] == ["accepted", "cancelled"]
+
+
+async def test_cancellation_of_what_is_finished_is_answered_with_the_result(house: House) -> None:
+    accepted = await house.deliver()
+    assert await cancel(house) == Decision(accepted.results, Acknowledge())
+
+
+async def test_cancellation_of_what_is_under_way_keeps_it_from_being_handed_over(house: House) -> None:
+    answers = []
+
+    async def meanwhile(*_: object) -> None:
+        answers.append(await cancel(house))
+
+    house.files = FakeFiles(meanwhile=meanwhile)
+    house.courier = replace(house.courier, files=house.files)
+    decision = await house.deliver()
+    assert "dot" not in house.journal
+    assert isinstance(answers[0].disposition, WaitUntil)
+    assert isinstance(decision.disposition, WaitUntil)
+    house.ledger.page.unwanted = False
+    assert only(await cancel(house)).status is DeliveryStatus.CANCELLED
+
+
+async def test_cancellation_by_a_producer_of_another_tenant_is_refused(house: House) -> None:
+    decision = await cancel(house, Properties(routing_key="t.fabrikam"))
+    assert only(decision).status is DeliveryStatus.REJECTED
+    assert only(decision).notification_id is None
+    assert only(await house.deliver()).status is DeliveryStatus.ACCEPTED
+
+
+async def cancel(house: House, properties: Properties | None = None) -> Decision:
+    wish = Cancellation(type=CANCELLATION_TYPE, id=KEY.notification_id, tenant="Contoso")
+    return await house.courier.deliver(Intake(encode(wish), properties or Properties()))
+
+
+# ---------------------------------------------------------------- limits of a mailbox
+
+
+async def test_mailbox_at_its_limit_gives_the_notification_a_place_that_it_keeps(house: House) -> None:
+    slot = NOON + timedelta(seconds=12)
+    house.gate.holds["platform"] = Paced(slot, THROTTLED)
+    waiting = await house.deliver()
+    assert (waiting.results, when(waiting)) == ((), slot)
+    house.clock.now = slot
+    assert only(await house.deliver(waiting.carry)).status is DeliveryStatus.ACCEPTED
+    assert [demand.slot for demand in house.gate.demands] == [None, slot]
+
+
+async def test_wait_that_a_person_would_notice_is_told_once(house: House) -> None:
+    house.gate.holds["platform"] = Paced(NOON + timedelta(minutes=5), THROTTLED)
+    first = await house.deliver()
+    assert only(first).status is DeliveryStatus.DEFERRED
+    house.clock.now = when(first)
+    house.gate.holds["platform"] = Paced(NOON + timedelta(minutes=9), THROTTLED)
+    assert (await house.deliver(first.carry)).results == ()
+
+
+async def test_gate_is_told_how_many_recipients_and_how_many_outside(house: House) -> None:
+    await house.deliver(to=[str(JANA), "in@contoso.com"], priority="high")
+    (demand,) = house.gate.demands
+    assert (demand.tenant, demand.priority, demand.recipients, demand.external) == ("contoso", "high", 2, 1)
+    assert house.gate.accepted == [2]
+
+
 # ---------------------------------------------------------------- attempts
 
 
@@ -423,6 +600,7 @@ async def test_paused_mailbox_is_told_once_and_nothing_is_submitted(house: House
 async def test_paused_mailbox_is_told_again_when_the_reason_changes(house: House) -> None:
     house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
     first = await house.deliver()
+    house.clock.now = when(first)
     house.gate.holds["platform"] = Hold(NOON + timedelta(hours=2), verdict(Action.PAUSE, "auth-config"))
     second = only(await house.deliver(first.carry))
     assert second.reason is not None
@@ -531,7 +709,7 @@ async def test_bug_after_the_server_has_accepted_does_not_say_that_nothing_was_s
 async def test_long_outage_does_not_make_the_courier_forget_who_has_the_mail() -> None:
     house = House(policy=RetryPolicy(horizon=timedelta(days=30)))
     house.answers(GREYLISTED, Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}))
-    await house.deliver(to=[str(JANA), str(OMAR)])
+    house.clock.now = when(await house.deliver(to=[str(JANA), str(OMAR)]))
     house.ledger.page.progress = progress(attempts=60)  # two days and a half of hourly attempts
     decision = await house.deliver(to=[str(JANA), str(OMAR)])
     assert only(decision).status is DeliveryStatus.DEFERRED

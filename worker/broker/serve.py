@@ -15,16 +15,18 @@ from contracts.delivery import Result
 from worker.broker.connection import BROKEN, BrokerAddress, explained
 from worker.broker.link import Link, TopologyMissing, open_link
 from worker.broker.parcel import Parcel, buried, parked, received
+from worker.broker.relay import relay
 from worker.broker.topology import Topology
 from worker.courier import Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
-from worker.events import BrokerDown, BrokerUp, Concluded, Crashed, Draining, ReplyFailed
-from worker.ports import Dice, Observe
+from worker.events import BrokerDown, BrokerUp, Concluded, Crashed, Draining, ReplyFailed, StoreLost
+from worker.ports import Dice, Observe, Outbox, StoreDown
 
 Deliver = Callable[[Intake], Awaitable[Decision]]
 
 _FIRST_BACKOFF = 0.5  # seconds
 _LONGEST_BACKOFF = 15.0
+_STORE_DOWN = "the store is out of reach, so nothing may be sent: {}"
 _WAIT_HERE = 1.5  # seconds up to which a message is kept in memory instead of being parked
 
 
@@ -64,6 +66,7 @@ class Worker:
         address: BrokerAddress,
         topology: Topology,
         deliver: Deliver,
+        outbox: Outbox,
         options: ServeOptions,
         observe: Observe,
         dice: Dice,
@@ -72,6 +75,7 @@ class Worker:
         self._address = address
         self._topology = topology
         self._deliver = deliver
+        self._outbox = outbox
         self._options = options
         self._observe = observe
         self._dice = dice
@@ -111,7 +115,9 @@ class Worker:
     async def _stay_linked(self) -> None:
         backoff = _FIRST_BACKOFF
         while not self._stop.is_set():
+            lost: type[BrokerDown | StoreLost] = BrokerDown
             try:
+                await self._outbox.ready()
                 async with open_link(self._address, self._topology) as link:
                     await link.consume(self._arrived, self._options.worker, self._options.prefetch)
                     self._link, backoff = link, _FIRST_BACKOFF
@@ -119,11 +125,13 @@ class Worker:
                     problem = await self._until_over(link)
             except TopologyMissing as error:
                 problem = str(error)
+            except StoreDown as error:
+                lost, problem = StoreLost, str(error)
             except BROKEN as error:
                 problem = explained(error, self._address)
             if not self._stop.is_set():
                 pause = backoff * (0.5 + self._dice())
-                self._observe(BrokerDown(problem, pause))
+                self._observe(lost(problem, pause))
                 await self._stopped_within(pause)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
 
@@ -131,6 +139,7 @@ class Worker:
         """Serve until the link breaks (says why) or we are told to stop; then let what is under way finish."""
         ended = asyncio.create_task(link.ended())
         stopped = asyncio.create_task(self._stop.wait())
+        relaying = asyncio.create_task(self._relay(link))
         try:
             await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
@@ -138,8 +147,21 @@ class Worker:
             await self._drain(link)
             return ""
         finally:
-            ended.cancel()
-            stopped.cancel()
+            for task in (ended, stopped, relaying):
+                task.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+
+    async def _relay(self, link: Link) -> None:
+        """Publish what others left behind; what keeps us from it keeps us from everything else too."""
+        try:
+            await relay(link, self._outbox, self._observe)
+        except BROKEN as error:
+            link.end(f"publishing failed: {error}")
+        except StoreDown as error:
+            link.end(_STORE_DOWN.format(error))
+        except Exception as error:  # noqa: BLE001 - a bug here must not end the worker
+            self._observe(Crashed("relay", None, error))
+            link.end("a bug of ours, see the log")
 
     async def _drain(self, link: Link) -> None:
         """What was not started goes back to the broker when the channel closes; what was started is finished."""
@@ -187,6 +209,8 @@ class Worker:
                 await self._handle(item)
             except BROKEN as error:
                 item.link.end(f"publishing or acknowledging failed: {error}")
+            except StoreDown as error:
+                item.link.end(_STORE_DOWN.format(error))
             except Exception as error:  # noqa: BLE001 - a bug in one delivery must not end the worker
                 self._observe(Crashed("broker", item.message.message_id, error))
                 item.link.end("a bug of ours, see the log")
@@ -209,11 +233,15 @@ class Worker:
                 await self._answer(link, result, parcel.intake.properties.reply_to)
                 self._observe(Concluded(result, asyncio.get_running_loop().time() - started))
             await self._dispose(item, decision)
+            if decision.key is not None:
+                await self._outbox.published(decision.key, decision.results, disposed=True)
         await item.message.ack()
 
     async def _decided(self, item: _Item) -> Decision:
         try:
             return await self._deliver(item.parcel.intake)
+        except StoreDown:
+            raise
         except Exception as error:  # noqa: BLE001 - our bug: set the message aside instead of failing on it for ever
             self._observe(Crashed("deliver", item.message.message_id, error))
             dead = DeadLetter("internal-error", f"Postlane itself failed: {type(error).__name__}")

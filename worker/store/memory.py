@@ -127,6 +127,9 @@ class MemoryLedger:
             return Underway()
         return Recalled(entry.taken(key, entry.progress), entry.last)
 
+    async def ready(self) -> None:
+        """It always is."""
+
     async def published(self, key: Key, results: Sequence[Result], *, disposed: bool) -> None:
         """Strike them off."""
         entry = self._entries.get(key)

@@ -114,8 +114,8 @@ class LogEvents:
                 log.warning("reply_to not served", notification_id=notification_id, problem=problem)
             case Overtaken(notification_id, status):
                 log.warning("taken for dead while sending", notification_id=notification_id, status=status)
-            case StoreLost(problem):
-                log.warning("store lost", problem=problem)
+            case StoreLost(problem, retry_in):
+                log.warning("store lost", problem=problem, retry_in=round(retry_in, 1))
             case Relayed(notification_id, status):
                 log.info("result relayed", notification_id=notification_id, status=status)
             case Crashed(where, notification_id, error):

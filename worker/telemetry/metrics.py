@@ -16,8 +16,11 @@ from worker.events import (
     Event,
     MailboxPaused,
     MailboxResumed,
+    Overtaken,
+    Relayed,
     ReplyFailed,
     SessionOpened,
+    StoreLost,
     TokenFetched,
     UnknownReply,
 )
@@ -49,6 +52,9 @@ class Metrics:
         self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
         self._lost = counter("broker_lost_total", "Lost or failed broker connections")
+        self._stores_lost = counter("store_lost_total", "Times that the store was out of reach")
+        self._overtaken = counter("overtaken_total", "Mails whose worker had been taken for dead while sending")
+        self._relayed = counter("results_relayed_total", "Results published in place of the worker that recorded them")
         self._unanswered = counter("reply_to_failed_total", "Copies of results that reply_to could not get")
         self._crashes = counter("internal_errors_total", "Bugs of Postlane's own")
         gauge("in_flight", "Notifications being worked on").set_function(in_flight)
@@ -74,6 +80,13 @@ class Metrics:
             case BrokerDown():
                 self._connected.set(0)
                 self._lost.inc()
+            case StoreLost():
+                self._connected.set(0)
+                self._stores_lost.inc()
+            case Overtaken():
+                self._overtaken.inc()
+            case Relayed():
+                self._relayed.inc()
             case ReplyFailed():
                 self._unanswered.inc()
             case Crashed():
