@@ -10,7 +10,7 @@ see docs/producers.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -21,6 +21,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from pydantic import ValidationError
 from yarl import URL
 
+from contracts.cancellation import Cancellation
 from contracts.channels import DEFAULT_PREFIX, notification_key, notifications_exchange
 from contracts.delivery import Result
 from contracts.notification import Notification, Priority
@@ -44,7 +45,7 @@ class Publisher:
         self._channel = channel
         self._login = login
         self._exchange = notifications_exchange(prefix)
-        self._waiting: dict[str, tuple[asyncio.Future[Result], OnResult | None]] = {}
+        self._waiting: dict[str, list[tuple[asyncio.Future[Result], OnResult | None]]] = {}
 
     async def publish(self, notification: Notification) -> None:
         """Publish, and return when the broker has it safely.
@@ -68,17 +69,53 @@ class Publisher:
             NotPublished: the broker did not take it.
             TimeoutError: no final result within the time.
         """
+        return await self._answered(notification.id, self.publish(notification), timeout, on_result)
+
+    async def cancel(self, notification_id: str, tenant: str, timeout: float = 60) -> Result:
+        """Take a notification back, and wait for its final result: `cancelled` if it was not too late.
+
+        Args:
+            notification_id: of the notification.
+            tenant: whose mail it was.
+            timeout: seconds.
+
+        Raises:
+            NotPublished: the broker did not take the cancellation.
+            TimeoutError: no final result within the time.
+        """
+        wish = Cancellation(type="postlane.cancel.v1", id=notification_id, tenant=tenant)
+        published = self.publish_bytes(
+            encode(wish),
+            tenant,
+            message_id=notification_id,
+            correlation_id=notification_id,
+            priority=Priority.HIGH,
+        )
+        return await self._answered(notification_id, published, timeout, None)
+
+    async def _answered(
+        self, notification_id: str, published: Awaitable[None], timeout: float, on_result: OnResult | None
+    ) -> Result:
         final: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting[notification.id] = (final, on_result)
+        waiting = self._waiting.setdefault(notification_id, [])
+        waiting.append((final, on_result))
         try:
             async with asyncio.timeout(timeout):
-                await self.publish(notification)
+                await published
                 return await final
         finally:
-            self._waiting.pop(notification.id, None)
+            waiting.remove((final, on_result))
+            if not waiting:
+                self._waiting.pop(notification_id, None)
 
     async def publish_bytes(
-        self, body: bytes, tenant: str, *, message_id: str | None = None, priority: Priority = Priority.NORMAL
+        self,
+        body: bytes,
+        tenant: str,
+        *,
+        message_id: str | None = None,
+        correlation_id: str | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         """Publish what is already encoded.
 
@@ -90,6 +127,7 @@ class Publisher:
             content_type=JSON,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             message_id=message_id,
+            correlation_id=correlation_id,
             timestamp=datetime.now(UTC),
             priority=_PRIORITIES[priority],
             user_id=self._login,
@@ -106,11 +144,12 @@ class Publisher:
             result = Result.model_validate_json(message.body)
         except ValidationError:
             return  # a newer Postlane's message; not what anybody here waits for
-        final, on_result = self._waiting.get(result.notification_id or "", (None, None))
-        if on_result is not None:
-            on_result(result)
-        if final is not None and result.final and not final.done():
-            final.set_result(result)
+        asked = result.notification_id or message.correlation_id or ""
+        for final, on_result in tuple(self._waiting.get(asked, ())):
+            if on_result is not None:
+                on_result(result)
+            if result.final and not final.done():
+                final.set_result(result)
 
 
 @asynccontextmanager
