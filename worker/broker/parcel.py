@@ -29,6 +29,7 @@ REASON = "x-postlane-reason"
 EXPLANATION = "x-postlane-explanation"
 DIED_AT = "x-postlane-died-at"
 KEY = "x-postlane-routing-key"
+MAILBOX = "x-postlane-mailbox"
 
 # Set by the broker, or orders to it: CC and BCC would send copies to queues of the producer's choice with our rights.
 _NOT_COPIED = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-opt-", "x-acquired-count", OURS)
@@ -90,9 +91,17 @@ def buried(
         EXPLANATION: dead.explanation[:1000],
         DIED_AT: now.isoformat(),
         KEY: message.routing_key or "",
+        MAILBOX: dead.mailbox,
         CARRY: carry,
     }
     return _copy(message, parcel, ours, login)
+
+
+def replayed(message: AbstractIncomingMessage, parcel: Parcel, body: bytes, carry: str, login: str) -> Message:
+    """A dead letter on its way again, with the octets that it is to have now."""
+    copy = _copy(message, parcel, {CARRY: carry}, login)
+    copy.body, copy.body_size = body, len(body)
+    return copy
 
 
 def published(result: Result, login: str, *, message_id: str) -> Message:

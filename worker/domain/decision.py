@@ -47,11 +47,16 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Set it aside for a person, with the reason."""
+    """Set it aside for a person, with the reason.
+
+    Attributes:
+        mailbox: that it was last tried with, empty if none.
+    """
 
     kind: str
     explanation: str
     progress: Progress | None = None
+    mailbox: str = ""
 
 
 Disposition = Acknowledge | WaitUntil | DeadLetter
@@ -227,7 +232,8 @@ def _ended(result: Result, progress: Progress | None) -> Decision:
     if result.status in _DONE_WITH:
         return Decision((result,), Acknowledge())
     reason = result.reason
-    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)
+    mailbox = result.mailbox.name if result.mailbox else ""
+    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress, mailbox)
     return Decision((result,), dead)
 
 

@@ -134,6 +134,26 @@ def resolved(known: Result, now: datetime) -> Result:
     return known.model_copy(update=changes)
 
 
+def looked_up(doubt: Result, *, accepted: bool, finder: str, now: datetime) -> Result:
+    """The end of a doubt that somebody has looked into.
+
+    Args:
+        doubt: the result that told of it.
+        accepted: what was found.
+        finder: who has found it.
+        now: the moment.
+    """
+    status, word = (RecipientStatus.ACCEPTED, "was") if accepted else (RecipientStatus.FAILED, "was not")
+    recipients = tuple(
+        item.model_copy(update={"status": status, "kind": "" if accepted else "resolved"})
+        if item.status is RecipientStatus.IN_DOUBT
+        else item
+        for item in doubt.recipients
+    )
+    reason = Reason(kind="resolved", explanation=f"{finder} found that the mail {word} accepted.")
+    return resolved(doubt.model_copy(update={"recipients": recipients, "reason": reason}), now)
+
+
 def due_since(case: Case) -> datetime:
     """The moment from which the notification could be sent: what its Date header and its retry horizon begin with."""
     not_before = case.notification.not_before
@@ -206,7 +226,7 @@ def _result(
     next_attempt_at: datetime | None = None,
 ) -> Result:
     notification, attempt = case.notification, case.progress.attempts
-    seed = f"{notification.tenant}\0{notification.id}"
+    seed = "\0".join([notification.tenant, notification.id, *(["again"] * case.progress.replays)])
     moment = case.now.isoformat() if status is DeliveryStatus.DEFERRED else ""
     return Result(
         event_id=_event_id(f"{seed}\0{moment}\0{reason.kind if reason else ''}", status, attempt),
