@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from worker.domain.verdict import catalogue
 from worker.events import Event
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
-from worker.ports import Observe
+from worker.ports import Observe, Store
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -77,19 +77,40 @@ def directory(settings: Settings) -> Directory:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    """The store, opened."""
+    del settings
+    yield MemoryLedger()
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where somebody may get between the parts: the chaos tests do, nobody else has to.
+
+    Attributes:
+        store: what the worker uses in place of its store.
+        observe: told of every event, after logs and metrics.
+    """
+
+    store: Callable[[Store], Store] = lambda store: store
+    observe: Observe = lambda _event: None
+
+
+@asynccontextmanager
+async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterator[App]:
     """Compose a worker; on leaving everything that was opened is closed.
 
     Raises:
         SettingsError: settings or mailboxes are wrong, a pickup directory cannot be used.
     """
+    hooks = hooks or Hooks()
     mailboxes = directory(settings)
     _check_pickups(mailboxes)
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
-        observe = _both(LogEvents(settings.worker.name), metrics)
-        ledger = MemoryLedger()
-        courier = _courier(settings, mailboxes, ledger, observe, stack)
+        observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
+        kept = hooks.store(await stack.enter_async_context(store(settings)))
+        courier = _courier(settings, mailboxes, kept, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -97,16 +118,14 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             grace=settings.worker.grace_seconds,
         )
         worker = Worker(
-            broker_address(settings), topology(settings), courier.deliver, ledger, options, observe, random.random
+            broker_address(settings), topology(settings), courier.deliver, kept, options, observe, random.random
         )
         if settings.health.port:
             await stack.enter_async_context(_health(settings, worker, metrics))
         yield App(worker, mailboxes)
 
 
-def _courier(
-    settings: Settings, mailboxes: Directory, ledger: MemoryLedger, observe: Observe, stack: AsyncExitStack
-) -> Courier:
+def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Observe, stack: AsyncExitStack) -> Courier:
     tokens = MsalTokens(observe)
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
@@ -114,8 +133,8 @@ def _courier(
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
-        ledger=ledger,
-        register=ledger,
+        ledger=kept,
+        register=kept,
         gate=MemoryGate(),
         transports={SmtpEndpoint: smtp, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
@@ -160,7 +179,7 @@ def _check_pickups(mailboxes: Directory) -> None:
         raise SettingsError("\n".join(problems))
 
 
-def _both(*observers: Observe) -> Observe:
+def _all(*observers: Observe) -> Observe:
     def observe(event: Event) -> None:
         for observer in observers:
             observer(event)

@@ -212,6 +212,10 @@ class Register(Protocol):
         """Write a line into the audit trail."""
 
 
+class Store(Ledger, Outbox, Register, Protocol):
+    """All that is kept of notifications."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """The mailbox rests."""

@@ -93,7 +93,7 @@ async def _round(address: BrokerAddress, port: int, store: str, count: int, dire
         encoding="utf-8",
     )
     url = f"sqlite:///{directory / f'{uuid.uuid4().hex}.sqlite3'}" if store == "sqlite" else store
-    quiet = {"POSTLANE_LOG__LEVEL": "warning"}
+    quiet = {"POSTLANE_LOG__LEVEL": "warning", "POSTLANE_STORE__URL": url}
     try:
         async with publisher(address.url, prefix=topology.prefix) as post:
             for start in range(0, count, 200):
