@@ -40,7 +40,7 @@ class NotPublished(Exception):  # noqa: N818 - the sentence a producer reads
     """The broker did not confirm the notification. Publish it again with the same id: that never sends it twice."""
 
 
-class NoResult(ConnectionError):
+class NoResult(ConnectionError):  # noqa: N818 - as above
     """The notification is published, but the line on which its result would come broke.
 
     Send it again with the same id to get the result; no second mail is sent.
@@ -83,14 +83,15 @@ class Publisher:
             TimeoutError: it lies safely with Postlane, but there was no final result within the time.
             NoResult: it lies safely with Postlane, but the line broke.
         """
-        key, waiter = (notification.tenant, notification.id), (asyncio.get_running_loop().create_future(), on_result)
+        final: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        key, waiter = (notification.tenant, notification.id), (final, on_result)
         self._waiting.setdefault(key, []).append(waiter)
         published = False
         try:
             async with asyncio.timeout(timeout):
                 await self.publish(notification)
                 published = True
-                return await waiter[0]
+                return await final
         except TimeoutError:
             if published:
                 raise

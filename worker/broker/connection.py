@@ -25,7 +25,7 @@ _CONNECT_TIMEOUT = 15.0  # seconds
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 
-class LineBroken(ConnectionError):
+class LineBroken(ConnectionError):  # noqa: N818 - reads as the sentence it stands for
     """The line broke in the middle of something."""
 
 

@@ -309,7 +309,7 @@ class Link:
                     self._asking_channel = await self._consume_connection.channel(publisher_confirms=False)
                 underlay = await self._asking_channel.get_underlay_channel()
                 try:
-                    await underlay.rpc(_ReplyAddress(queue=reply_to))
+                    await underlay.rpc(_ReplyAddress(queue=reply_to))  # type: ignore[attr-defined]  # not in its interface
                 except ChannelNotFoundEntity:
                     return False
         return True

@@ -38,7 +38,7 @@ _PROPERTIES = (  # AMQP 0-9-1 section 4.2.6.1 and its XML: the highest bit is th
 )
 _HEADERS = 1 << 13
 _FIRST = 14  # octets before the properties: class, weight, size of the body, flags
-_LAST_MOMENT = 253_402_300_799  # the end of the year 9999 in seconds; what is larger the library takes for milliseconds
+_LAST_MOMENT = 253_402_300_799_000  # the end of the year 9999; the library takes large numbers for milliseconds
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 
 
@@ -92,8 +92,7 @@ def _good(kind: str, raw: bytes) -> bool:
         case "text":
             return raw[1:].isascii() or _utf8(raw[1:])
         case "time":
-            value = int.from_bytes(raw)
-            return value <= 0xFFFF_FFFF or value / 1000 <= _LAST_MOMENT
+            return int.from_bytes(raw) <= _LAST_MOMENT
         case "table":
             return len(raw) == 4 or _table(raw) is not None  # noqa: PLR2004 - its length, and nothing behind it
         case _:

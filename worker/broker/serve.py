@@ -12,11 +12,13 @@ from typing import assert_never
 from aio_pika.abc import AbstractIncomingMessage
 
 from contracts.delivery import Result
+from contracts.wire import decode
 from worker.broker.connection import BROKEN, BrokerAddress, cancelled, explained
 from worker.broker.link import Link, TopologyMissing, open_link
 from worker.broker.parcel import Parcel, buried, parked, received
 from worker.broker.topology import Topology
 from worker.courier import Intake
+from worker.domain import report
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.events import (
     BrokerBlocked,
@@ -324,7 +326,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - our bug: set the message aside instead of failing on it for ever
             self._observe(Crashed("deliver", item.message.message_id, error))
             dead = DeadLetter("internal-error", f"Postlane itself failed: {type(error).__name__}")
-            return Decision((), dead, item.parcel.intake.carry)
+            return Decision(_crashed(item.parcel.intake), dead, item.parcel.intake.carry)
 
     async def _answer(self, link: Link, result: Result, reply_to: str | None) -> None:
         if reply_to and (problem := await link.reply(result, reply_to)):
@@ -345,6 +347,14 @@ class Worker:
     async def _park(self, item: _Item, seconds: float, until: datetime, carry: str) -> None:
         copy = parked(item.message, item.parcel, until, carry, item.link.login)
         await item.link.park(copy, item.message.routing_key or "", seconds)
+
+
+def _crashed(intake: Intake) -> tuple[Result, ...]:
+    try:
+        found = decode(intake.body, intake.properties, max_octets=len(intake.body))
+        return (report.crashed(found, intake.body, intake.properties, _now()),)
+    except Exception:  # noqa: BLE001 - it may be the reading that fails; the first fault is logged already
+        return ()
 
 
 def _said(error: BaseException) -> str:

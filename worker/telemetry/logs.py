@@ -78,7 +78,7 @@ class LogEvents:
         """Every line carries the worker's name."""
         self._log = structlog.get_logger("postlane").bind(worker=worker)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:  # noqa: C901, PLR0912 - a table, one row for each event
         """Write the event down."""
         log = self._log
         match event:
