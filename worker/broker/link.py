@@ -250,20 +250,24 @@ class Link:
         """Return when the broker takes what we publish; `blocked` is told while it does not.
 
         Something is published that leads nowhere and comes back: RabbitMQ tells only those who publish that it is
-        short of memory, and mails must not be sent whose results cannot be.
+        short of memory, and mails must not be sent whose results cannot be. It reads the first of a connection in any
+        case and stops then, so there is a second.
         """
-        probe = Message(b"", message_id=uuid.uuid4().hex, user_id=self.login)
-        nowhere = f"{self.topology.prefix}.nowhere.{probe.message_id}"
         try:
-            with on_the_line():
-                channel = await self._replying()
-            await self._confirmed(channel.default_exchange.publish(probe, nowhere, mandatory=True), blocked)
-        except PublishError:
-            pass
+            for _ in range(2):
+                await self._probed(blocked)
         except ChannelClosed as error:
             self._may_not_reply = (
                 f"the broker refuses ({error}); the worker's user needs the write right on amq.default"
             )
+
+    async def _probed(self, blocked: Callable[[], None]) -> None:
+        probe = Message(b"", message_id=uuid.uuid4().hex, user_id=self.login)
+        nowhere = f"{self.topology.prefix}.nowhere.{probe.message_id}"
+        with suppress(PublishError):
+            with on_the_line():
+                channel = await self._replying()
+            await self._confirmed(channel.default_exchange.publish(probe, nowhere, mandatory=True), blocked)
 
     async def publish_result(self, result: Result) -> None:
         """Publish to the results exchange, confirmed."""
