@@ -159,7 +159,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 @asynccontextmanager
 async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> AsyncIterator[None]:
     def checks() -> dict[str, str]:
-        return {"broker": "ok" if worker.ready else "no consumers on the broker"}
+        return {"broker": worker.unready or "ok"}
 
     try:
         listening = http.bound(settings.health.host, settings.health.port)

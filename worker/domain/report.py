@@ -56,6 +56,30 @@ def malformed(found: Malformed, body: bytes, properties: Properties, now: dateti
     )
 
 
+def crashed(found: Notification | Malformed, body: bytes, properties: Properties, now: datetime) -> Result:
+    """The answer to a message on which Postlane itself failed: how far it had come by then is not known."""
+    if isinstance(found, Malformed):
+        return malformed(found, body, properties, now)
+    kind = "internal-error"
+    return Result(
+        event_id=_event_id(f"{found.tenant}\0{found.id}\0{kind}", DeliveryStatus.IN_DOUBT, 0),
+        notification_id=found.id,
+        correlation_id=properties.correlation_id,
+        tenant=found.tenant,
+        category=found.category,
+        status=DeliveryStatus.IN_DOUBT,
+        final=True,
+        received_at=now,
+        occurred_at=now,
+        reason=Reason(
+            kind=kind,
+            explanation="Postlane itself failed on this notification; whether a mail had left by then is not known.",
+            remedy="The worker's log has the fault, the dead-letter queue the notification. Report the fault.",
+        ),
+        metadata=found.metadata,
+    )
+
+
 def cancelled(wish: Cancellation, properties: Properties, last: Result | None, now: datetime) -> Result:
     """The end of a notification that was taken back in time, for all recipients that had no mail by then.
 
