@@ -19,6 +19,7 @@ from worker.domain.mailbox import (
     PickupDirectory,
     PickupFlavour,
     SmtpEndpoint,
+    Tenant,
     Tls,
 )
 from worker.mailbox_file import MailboxFileError, load
@@ -261,7 +262,7 @@ categories = ["invite"]
     assert mailbox.may_send_as(parse("anybody@příklad.cz"))
     assert mailbox.may_send_as(parse("News@contoso.com"))
     assert not mailbox.may_send_as(parse("other@contoso.com"))
-    assert directory.tenants == {"tailspin": False, "woodgrove": True}
+    assert directory.tenants == {"tailspin": Tenant(use_default=False), "woodgrove": Tenant()}
     assert directory.producers is not None
     assert directory.producers["Portal"].tenants == {"contoso"}
     assert directory.producers["Portal"].categories == {"invite"}
