@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from contracts.address import AddrSpec
 from contracts.cancellation import Cancellation
@@ -76,6 +76,7 @@ from worker.ports import (
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _OLDEST_DATE = timedelta(days=30)
 
@@ -223,6 +224,7 @@ class Courier:
     async def _through(self, case: Case, restraint: Restraint, handover: _Handover) -> Decision:
         """Through the first mailbox that is available, or the next one while nothing was handed over."""
         passed: dict[str, Unavailable] = {}
+        waiting: list[Decision] = []
         choice = route(case.notification, self.directory)
         while True:
             match choice:
@@ -237,9 +239,10 @@ class Courier:
             if isinstance(found, Decision):
                 return found
             passed[choice.mailbox.name] = found.unavailable
+            waiting.append(found.decision)
             choice = route(case.notification, self.directory, passed.get)
             if not isinstance(choice, Route) or case.progress.doubted:
-                return found.decision
+                return min(waiting, key=_again_at)
 
     async def _routed(
         self, case: Case, chosen: Route, restraint: Restraint, handover: _Handover
@@ -356,6 +359,11 @@ def _open(case: Case) -> tuple[AddrSpec, ...]:
     """The recipients that are still open, each once."""
     everybody = dict.fromkeys(person.spec for person in case.notification.recipients())
     return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
+
+
+def _again_at(decision: Decision) -> datetime:
+    """When it is tried again; what is not comes last."""
+    return decision.disposition.when if isinstance(decision.disposition, WaitUntil) else _NEVER
 
 
 def _key(notification: Notification) -> Key:

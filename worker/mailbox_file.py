@@ -69,6 +69,8 @@ def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 def _domain(text: str) -> str:
     """`domain` or `*.domain`, in ASCII."""
+    if "@" in text:
+        raise ValueError("is an address; write the domain alone, or *. before it for those below it")
     below = "*." if text.startswith("*.") else ""
     return f"{below}{parse(f'x@{text.removeprefix(below)}').domain}"
 
