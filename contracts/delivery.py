@@ -46,11 +46,17 @@ class RecipientStatus(StrEnum):
 
 
 class Because(StrEnum):
-    """Why this mailbox and no other."""
+    """Why this mailbox and no other.
+
+    NAMED by the notification. OWN: the only one or the default of the tenant, site or component. PRIORITY: the first
+    available of several. DEFAULT: the platform's, for those without one. PURPOSE: the fall-back for this category.
+    """
 
     NAMED = "named"
     OWN = "own"
+    PRIORITY = "priority"
     DEFAULT = "default"
+    PURPOSE = "purpose"
 
 
 class RecipientResult(Contract):
@@ -71,6 +77,9 @@ class MailboxUsed(Contract):
     address: str
     transport: Literal["smtp", "pickup"]
     because: Because
+    why: Annotated[
+        str | None, Field(description="the choice in words, with the mailboxes that were passed over and the reason")
+    ] = None
 
 
 class Problem(Contract):
@@ -103,6 +112,9 @@ class Result(Contract):
     final: bool
     recipients: tuple[RecipientResult, ...] = ()
     mailbox: MailboxUsed | None = None
+    redirected_to: Annotated[
+        str | None, Field(description="a sandbox redirect is on: this address got the mail, the recipients did not")
+    ] = None
     message_id: Annotated[str | None, Field(description="Message-ID header of the mail")] = None
     server_reply: Annotated[str | None, Field(description="last reply of the server: quote it to its support")] = None
     attempt: Annotated[int, Field(ge=0, description="0: no attempt was made")] = 0

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from contracts.address import AddrSpec
 from contracts.cancellation import Cancellation
@@ -32,20 +32,23 @@ from worker.domain.decision import (
     puzzle,
     refuse,
     reject,
+    suppress,
     while_busy,
     while_held,
+    while_kept,
     while_paced,
 )
 from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
-from worker.domain.mailbox import Directory, Endpoint, Mailbox
+from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
 from worker.domain.message import OutgoingMessage, compose, sender_of
 from worker.domain.permission import authorise
 from worker.domain.report import Case, due_since
+from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
-from worker.domain.routing import Refusal, Route, check_sender, route
-from worker.domain.verdict import Row
+from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
+from worker.domain.verdict import Action, Row, Scope, Verdict
 from worker.events import Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
@@ -73,6 +76,7 @@ from worker.ports import (
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _OLDEST_DATE = timedelta(days=30)
 
@@ -207,30 +211,68 @@ class Courier:
             return expire(case, _open(case))
         if notification.not_before is not None and notification.not_before > case.now:
             return Decision((), WaitUntil(notification.not_before, case.progress))
-        match route(notification, self.directory):
+        scope = scope_of(notification)
+        restraint = self.directory.restraint_of(scope)
+        match stopped(notification, scope, restraint):
             case Refusal() as refusal:
                 return refuse(case, refusal, _open(case))
-            case Route(mailbox) as chosen:
-                refused = check_sender(notification, mailbox)
-                return refuse(case, refused, _open(case)) if refused else await self._routed(case, chosen, handover)
+            case Verdict() as verdict:
+                return while_kept(case, verdict, _open(case), self.dice())
+            case None:
+                return await self._through(case, restraint, handover)
 
-    async def _routed(self, case: Case, chosen: Route, handover: _Handover) -> Decision:
+    async def _through(self, case: Case, restraint: Restraint, handover: _Handover) -> Decision:
+        """Through the first mailbox that is available, or the next one while nothing was handed over."""
+        passed: dict[str, Unavailable] = {}
+        waiting: list[Decision] = []
+        choice = route(case.notification, self.directory)
+        while True:
+            match choice:
+                case Refusal():
+                    return refuse(case, choice, _open(case))
+                case Wait(chosen) if suppressed(chosen.mailbox, restraint):
+                    return suppress(case, chosen, _open(case))
+                case Wait(chosen, unavailable):
+                    return while_kept(case, unavailable.verdict, _open(case), self.dice(), chosen)
+                case Route():
+                    found = await self._routed(case, choice, restraint, handover)
+            if isinstance(found, Decision):
+                return found
+            passed[choice.mailbox.name] = found.unavailable
+            waiting.append(found.decision)
+            choice = route(case.notification, self.directory, passed.get)
+            if not isinstance(choice, Route) or case.progress.doubted:
+                return min(waiting, key=_again_at)
+
+    async def _routed(
+        self, case: Case, chosen: Route, restraint: Restraint, handover: _Handover
+    ) -> Decision | _Elsewhere:
         mailbox = chosen.mailbox
-        envelope = Envelope.of(sender_of(case.notification, mailbox).spec, _open(case))
-        trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
+        if refused := check_sender(presented(case.notification, chosen), mailbox):
+            return refuse(case, refused, _open(case))
+        if suppressed(mailbox, restraint):
+            return suppress(case, chosen, _open(case))
+        sent = outgoing(case.notification, chosen, restraint, _open(case))
+        if isinstance(sent, Refusal):
+            return refuse(case, sent, _open(case))
+        case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
+        envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
+        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice())
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
-                return while_held(trial, verdict, until)
+                return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
             case Paced(slot, verdict):
                 return while_paced(trial, verdict, slot)
             case Admission() as admission:
-                return await self._admitted(trial, envelope, admission, handover)
+                return await self._admitted(trial, sent, envelope, admission, handover)
 
-    async def _admitted(self, trial: Trial, envelope: Envelope, admission: Admission, handover: _Handover) -> Decision:
+    async def _admitted(
+        self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
+    ) -> Decision | _Elsewhere:
         case, mailbox = trial.case, trial.route.mailbox
         try:
-            message = await self._compose(case, mailbox)
-            submission = await self._submit(case, mailbox, envelope, message, handover)
+            message = await self._compose(case, sent)
+            submission = answered(await self._submit(case, mailbox, envelope, message, handover), sent)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), trial.tried)
@@ -238,10 +280,10 @@ class Courier:
             await self.gate.cleared(admission, tried=False)
             raise
         trial = replace(trial, message_id=message.message_id, now=self.clock())
-        return await self._judged(trial, submission, admission)
+        return await self._judged(trial, submission, admission, handover)
 
-    async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
-        notification = case.notification
+    async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
+        notification, mailbox = sent.notification, sent.route.mailbox
         files = await self.files.fetch(notification.attachments)
         size = sum(map(len, (notification.text or "", notification.html or "", *files)))
         if size <= _THREAD_ABOVE:
@@ -259,15 +301,22 @@ class Courier:
             self.observe(Crashed("submit", case.notification.id, error))
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
-    async def _judged(self, trial: Trial, submission: Submission, admission: Admission) -> Decision:
+    async def _judged(
+        self, trial: Trial, submission: Submission, admission: Admission, handover: _Handover
+    ) -> Decision | _Elsewhere:
         if isinstance(submission, Busy | Fenced):
             await self.gate.cleared(admission, tried=False)
-            return while_busy(trial)
+            waiting = while_busy(trial)
+            return _Elsewhere(waiting, Unavailable(_BUSY)) if isinstance(submission, Busy) else waiting
         judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        return after_attempt(trial, judgement, await self._rest(admission, judgement, trial.now, tried=not ours))
+        until = await self._rest(admission, judgement, trial.now, tried=not ours)
+        decision = after_attempt(trial, judgement, until)
+        if judgement.pause is None or handover.begun:
+            return decision
+        return _Elsewhere(decision, Unavailable(judgement.pause, until))
 
     async def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
@@ -279,6 +328,14 @@ class Courier:
         until = await self.gate.paused(admission, verdict, now)
         self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
         return until
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """Nothing was handed over: another mailbox of the scope may take it; if there is none, this is decided."""
+
+    decision: Decision
+    unavailable: Unavailable
 
 
 class _Handover:
@@ -302,6 +359,11 @@ def _open(case: Case) -> tuple[AddrSpec, ...]:
     """The recipients that are still open, each once."""
     everybody = dict.fromkeys(person.spec for person in case.notification.recipients())
     return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
+
+
+def _again_at(decision: Decision) -> datetime:
+    """When it is tried again; what is not comes last."""
+    return decision.disposition.when if isinstance(decision.disposition, WaitUntil) else _NEVER
 
 
 def _key(notification: Notification) -> Key:
@@ -351,6 +413,8 @@ def _forged(intake: Intake) -> Refusal | None:
 def _missing(error: FileMissing) -> Refusal:
     return Refusal("attachment", "attachments", str(error), "Put the file there first, then replay the dead letter.")
 
+
+_BUSY = Verdict("busy", Scope.MAILBOX, Action.PAUSE, "All of its connections are in use.")
 
 _USED_ID = Refusal(
     "duplicate-id",

@@ -22,12 +22,14 @@ _DONE_WITH = frozenset(
         DeliveryStatus.ACCEPTED,
         DeliveryStatus.HANDED_OVER,
         DeliveryStatus.EXPIRED,
+        DeliveryStatus.SUPPRESSED,
         DeliveryStatus.CANCELLED,
         DeliveryStatus.RESOLVED,
     }
 )
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
+_KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
 _NOTICED = timedelta(seconds=60)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
@@ -128,6 +130,11 @@ def expire(case: Case, tried: Sequence[AddrSpec]) -> Decision:
     return _ended(report.expired(case, _unsent(case, tried)), case.progress)
 
 
+def suppress(case: Case, chosen: Route, tried: Sequence[AddrSpec]) -> Decision:
+    """Everything is decided and nothing leaves."""
+    return _ended(report.suppressed(case, chosen, _unsent(case, tried)), case.progress)
+
+
 def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
     """Something went wrong that leaves open who has the mail: say so instead of guessing."""
     unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, refusal.kind) for rcpt in tried}
@@ -173,6 +180,34 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
         return Decision((), WaitUntil(when, progress))
     waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
     return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+
+
+def while_kept(
+    case: Case, verdict: Verdict, tried: Sequence[AddrSpec], dice: float, chosen: Route | None = None
+) -> Decision:
+    """Somebody's switch keeps it back: it waits for as long as it is worth anything, and looks at the switch often.
+
+    The retry horizon does not end it, for nothing was tried. The producer is told once.
+    """
+    before, shortest, longest = case.progress, *_KEPT
+    age = case.now - due_since(case)
+    when = case.now + min(max(age / 4, shortest), longest) * (1 + dice / 2)
+    if case.notification.expires_at is not None:
+        when = min(when, case.notification.expires_at)
+    waiting = WaitUntil(when, replace(before, told=verdict.kind))
+    if before.told == verdict.kind:
+        return Decision((), waiting)
+    outcomes = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in tried}
+    result = report.attempted(
+        case,
+        chosen,
+        DeliveryStatus.DEFERRED,
+        {**before.settled, **outcomes},
+        verdict=verdict,
+        message_id=None,
+        next_attempt_at=when,
+    )
+    return Decision((result,), waiting)
 
 
 def while_paced(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:

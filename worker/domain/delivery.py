@@ -177,7 +177,7 @@ class Progress:
             attempts=self.attempts + spent,
             waits=0,
             slot=None,
-            settled={**self.settled, **done},
+            settled={**self.settled, **with_doubt(done, self.doubted | doubted)},
             doubted=(self.doubted | doubted) - done.keys(),
         )
 

@@ -1,4 +1,4 @@
-"""Which producer may speak for which tenant. RabbitMQ vouches for the login, the routing key for the tenant."""
+"""Which producer may say what for which tenant. RabbitMQ vouches for the login, the routing key for the tenant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contracts.cancellation import Cancellation
 from contracts.channels import tenant_of
 from contracts.notification import Notification
 from contracts.wire import Properties
-from worker.domain.mailbox import Directory, Producer
+from worker.domain.mailbox import Directory, Producer, listed
 from worker.domain.routing import Refusal
 
 
@@ -59,5 +59,13 @@ def _of_listed(
             "category",
             f"Producer {user_id!r} may not publish category {notification.category!r}.",
             "Add the category to the producer in the mailboxes file.",
+        )
+    sender = notification.sender
+    if producer.senders and sender is not None and not listed(sender.spec, producer.senders):
+        return Refusal(
+            "not-allowed",
+            "from",
+            f"Producer {user_id!r} may not publish mail from {sender.address}.",
+            "Leave out `from`, or add the address to `senders` of the producer in the mailboxes file.",
         )
     return None

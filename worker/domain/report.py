@@ -217,9 +217,24 @@ def expired(case: Case, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Resul
     )
 
 
+def suppressed(case: Case, route: Route, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+    """The answer to a notification that a dry run keeps from leaving; outcomes as in `refused`."""
+    return _result(
+        case,
+        overall(outcomes) if outcomes else DeliveryStatus.SUPPRESSED,
+        route=route,
+        outcomes=outcomes,
+        reason=Reason(
+            kind="suppressed",
+            explanation=f"Suppressed mode is on: nothing was sent. Mailbox {route.mailbox.name!r} would have.",
+            remedy="Remove `suppress` when mail may leave, then publish the notification under a new id.",
+        ),
+    )
+
+
 def attempted(
     case: Case,
-    route: Route,
+    route: Route | None,
     status: DeliveryStatus,
     outcomes: Mapping[AddrSpec, Outcome],
     *,
@@ -262,6 +277,7 @@ def _result(
         final=status.final,
         recipients=tuple(_recipients(notification, outcomes)),
         mailbox=_mailbox(route) if route else None,
+        redirected_to=str(route.redirect.to) if route and route.redirect else None,
         message_id=message_id,
         server_reply=_last_reply(outcomes, case.progress.settled),
         attempt=attempt,
@@ -299,6 +315,7 @@ def _mailbox(route: Route) -> MailboxUsed:
         address=str(mailbox.address),
         transport=mailbox.transport,
         because=route.because,
+        why=route.why or None,
     )
 
 
