@@ -16,6 +16,7 @@ from contracts.delivery import Result
 from worker.events import (
     BrokerDown,
     BrokerUp,
+    ChannelRested,
     Concluded,
     Crashed,
     Draining,
@@ -78,7 +79,7 @@ class LogEvents:
         """Every line carries the worker's name."""
         self._log = structlog.get_logger("postlane").bind(worker=worker)
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:  # noqa: PLR0912 - one branch for each event
         """Write the event down."""
         log = self._log
         match event:
@@ -95,6 +96,15 @@ class LogEvents:
                 )
             case MailboxResumed(mailbox):
                 log.info("mailbox resumed", mailbox=mailbox)
+            case ChannelRested(mailbox, transport, kind, explanation, until):
+                log.warning(
+                    "channel rests",
+                    mailbox=mailbox,
+                    transport=transport,
+                    until=until.isoformat(timespec="seconds"),
+                    explanation=explanation,
+                    **{"class": kind},
+                )
             case UnknownReply(mailbox, stage, reply):
                 log.warning("unknown reply", mailbox=mailbox, stage=stage, reply=reply)
             case SessionOpened(mailbox, tls, mechanism, seconds):
@@ -136,6 +146,7 @@ def _told(result: Result) -> dict[str, object]:
         "final": result.final,
         "mailbox": result.mailbox.name if result.mailbox else None,
         "because": str(result.mailbox.because) if result.mailbox else None,
+        "transport": result.mailbox.transport if result.mailbox else None,
         "attempt": result.attempt,
         "recipients": dict(counts),
         "message_id": result.message_id,
