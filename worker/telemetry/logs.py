@@ -79,7 +79,7 @@ class LogEvents:
         """Every line carries the worker's name."""
         self._log = structlog.get_logger("postlane").bind(worker=worker)
 
-    def __call__(self, event: Event) -> None:  # noqa: PLR0912 - one branch for each event
+    def __call__(self, event: Event) -> None:
         """Write the event down."""
         log = self._log
         match event:
