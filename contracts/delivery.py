@@ -64,7 +64,7 @@ class RecipientResult(Contract):
 
     address: str
     status: RecipientStatus
-    code: Annotated[int | None, Field(description="SMTP reply code (RFC 5321 section 4.2)")] = None
+    code: Annotated[int | None, Field(description="SMTP reply code (RFC 5321); over graph HTTP status")] = None
     enhanced: Annotated[str | None, Field(description="enhanced status code (RFC 3463)", examples=["5.1.1"])] = None
     text: Annotated[str, Field(description="the server's own words, its diagnostic suffix included")] = ""
     kind: Annotated[str, Field(alias="class", description="verdict class; empty if accepted")] = ""
@@ -75,7 +75,7 @@ class MailboxUsed(Contract):
 
     name: str
     address: str
-    transport: Literal["smtp", "pickup"]
+    transport: Annotated[Literal["smtp", "graph", "pickup"], Field(description="the way that was taken last")]
     because: Because
     why: Annotated[
         str | None, Field(description="the choice in words, with the mailboxes that were passed over and the reason")

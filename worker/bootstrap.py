@@ -15,10 +15,12 @@ from worker.broker.connection import BrokerAddress
 from worker.broker.serve import ServeOptions, Worker
 from worker.broker.topology import Topology
 from worker.courier import Courier
-from worker.domain.mailbox import Directory, PickupDirectory, SmtpEndpoint
+from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
 from worker.events import Event
+from worker.graph import conversation
+from worker.graph.transport import GraphTransport
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Observe, Store
@@ -62,6 +64,11 @@ def timeouts(settings: Settings) -> Timeouts:
     """Of SMTP."""
     smtp = settings.smtp
     return Timeouts(smtp.connect_seconds, smtp.command_seconds, smtp.submission_seconds)
+
+
+def graph_timeouts(settings: Settings) -> conversation.Timeouts:
+    """Of Microsoft Graph."""
+    return conversation.Timeouts(settings.graph.connect_seconds, settings.graph.answer_seconds)
 
 
 def directory(settings: Settings) -> Directory:
@@ -130,13 +137,15 @@ def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Obs
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
+    graph = GraphTransport(tokens, graph_timeouts(settings))
+    stack.push_async_callback(graph.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
         ledger=kept,
         register=kept,
         gate=MemoryGate(),
-        transports={SmtpEndpoint: smtp, PickupDirectory: pickup.PickupTransport()},
+        transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         policy=_retry_policy(settings),
         clock=lambda: datetime.now(UTC),

@@ -21,6 +21,7 @@ from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import report
 from worker.domain.carry import pack, unpack
+from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
     Acknowledge,
     Decision,
@@ -49,7 +50,7 @@ from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppr
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
 from worker.domain.verdict import Action, Row, Scope, Verdict
-from worker.events import Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
+from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
     Claimed,
@@ -73,6 +74,7 @@ from worker.ports import (
     Underway,
     Waiting,
 )
+from worker.resting import RestingChannels
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
@@ -111,6 +113,7 @@ class Courier:
     clock: Clock
     dice: Dice
     observe: Observe
+    resting: RestingChannels = field(default_factory=RestingChannels)
     max_octets: int = field(default=16 * 1024 * 1024)
 
     async def deliver(self, intake: Intake) -> Decision:
@@ -272,15 +275,17 @@ class Courier:
         case, mailbox = trial.case, trial.route.mailbox
         try:
             message = await self._compose(case, sent)
-            submission = answered(await self._submit(case, mailbox, envelope, message, handover), sent)
+            used, submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), trial.tried)
         except BaseException:
             await self.gate.cleared(admission, tried=False)
             raise
-        trial = replace(trial, message_id=message.message_id, now=self.clock())
-        return await self._judged(trial, submission, admission, handover)
+        trial = replace(
+            trial, route=replace(trial.route, mailbox=used), message_id=message.message_id, now=self.clock()
+        )
+        return await self._judged(trial, answered(submission, sent), admission, handover)
 
     async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
         notification, mailbox = sent.notification, sent.route.mailbox
@@ -292,8 +297,29 @@ class Courier:
 
     async def _submit(
         self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+    ) -> tuple[Mailbox, Submission]:
+        """One attempt, by the first channel that gets as far as the mail; the last one's failure counts.
+
+        Returns:
+            The mailbox by the channel that was used, and what came of it.
+        """
+        first, *further = self.resting.awake(mailbox, self.clock())
+        used, submission = first, await self._by(first, case, envelope, message, handover)
+        for way in further:
+            trouble = None if handover.begun else closed(submission, self.rows)
+            if trouble is None:
+                break
+            until = self.resting.rest(used, trouble, self.clock())
+            self.observe(ChannelRested(mailbox.name, used.transport, trouble.kind, trouble.explanation, until))
+            other = await self._by(way, case, envelope, message, handover)
+            if not unasked(other):
+                used, submission = way, other
+        return used, submission
+
+    async def _by(
+        self, mailbox: Mailbox, case: Case, envelope: Envelope, message: OutgoingMessage, handover: _Handover
     ) -> Submission:
-        """One attempt. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
+        """One channel. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
         transport = self.transports[type(mailbox.endpoint)]
         try:
             return await transport.submit(mailbox, envelope, message, handover)

@@ -39,6 +39,17 @@ class MailboxResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelRested:
+    """One way out of a mailbox does not work; the mail went on to the next one."""
+
+    mailbox: str
+    transport: str
+    kind: str
+    explanation: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownReply:
     """A server said something that no row of the catalogue knows."""
 
@@ -167,6 +178,7 @@ Event = (
     Concluded
     | MailboxPaused
     | MailboxResumed
+    | ChannelRested
     | UnknownReply
     | SessionOpened
     | TokenFetched

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
 from pathlib import Path, PurePath
@@ -31,6 +32,7 @@ from worker.domain.mailbox import (
     Credentials,
     Directory,
     Endpoint,
+    GraphEndpoint,
     Limits,
     Mailbox,
     NoLogin,
@@ -147,6 +149,22 @@ class _Limits(_Table):
     max_size: Annotated[int | None, Field(ge=1)] = None
 
 
+class _Graph(_Table):
+    """Microsoft Graph; the app registration is that of [oauth]."""
+
+    url: str = "https://graph.microsoft.com"
+    user: Annotated[str | None, StringConstraints(min_length=1)] = None
+    scope: str | None = None
+    concurrent: Annotated[int, Field(ge=1, le=20)] = 4
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _secure(self) -> Self:
+        if not self.url.startswith("https://"):
+            raise ValueError("url must be an https:// address")
+        return self
+
+
 class _Mailbox(_Table):
     """One mailbox."""
 
@@ -180,6 +198,8 @@ class _Mailbox(_Table):
     oauth: _OAuth | None = None
     login: _Login | None = None
     pickup: _Pickup | None = None
+    graph: _Graph | None = None
+    channels: tuple[Literal["smtp", "graph"], ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -194,10 +214,13 @@ class _Mailbox(_Table):
     def _one_way_out(self) -> Self:
         if self.oauth and self.login:
             raise ValueError("has both [oauth] and [login]; keep one")
-        if (self.host is None) == (self.pickup is None):
-            raise ValueError("needs either a host (or a preset) or [pickup]")
-        if self.pickup and (self.oauth or self.login or self.tls or self.port):
-            raise ValueError("a pickup directory has no host, port, tls, login or oauth")
+        if self.pickup and (self.oauth or self.login or self.tls or self.port or self.graph):
+            raise ValueError("a pickup directory has no host, port, tls, login, oauth or graph")
+        if (self.host is None and self.graph is None) == (self.pickup is None):
+            raise ValueError("needs either a host (or a preset) or [graph] or [pickup]")
+        if self.graph and not self.oauth:
+            raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")
+        self._ordered()
         if self.host is not None:
             self._fitting()
         return self
@@ -216,6 +239,11 @@ class _Mailbox(_Table):
         if self.catch_all_cc and not self.catch_all:
             raise ValueError("catch_all_cc needs catch_all")
         return self
+
+    def _ordered(self) -> None:
+        there = {name for name, given in (("smtp", self.host), ("graph", self.graph)) if given is not None}
+        if self.channels is not None and sorted(self.channels) != sorted(there):
+            raise ValueError(f"channels must name each of {', '.join(sorted(there)) or 'no channel'} once")
 
     def _fitting(self) -> None:
         tls, port = self.tls or Tls.STARTTLS, self.port
@@ -354,11 +382,13 @@ def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
 
 def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mailbox:
     try:
+        first, *further = _channels(table, environment)
         return Mailbox(
             name=name,
             address=parse(table.address),
             display_name=table.display_name,
-            endpoint=_endpoint(table, environment),
+            endpoint=first,
+            further=tuple(further),
             tenants=_lower(table.tenants),
             senders=frozenset(table.senders),
             sites=_lower(table.sites) if table.sites is not None else None,
@@ -377,9 +407,34 @@ def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mail
         raise ValueError(f"mailboxes.{name}: {error}") from error
 
 
-def _endpoint(table: _Mailbox, environment: Mapping[str, str]) -> Endpoint:
+def _channels(table: _Mailbox, environment: Mapping[str, str]) -> list[Endpoint]:
+    """In the order in which they are tried: SMTP first unless the file says otherwise."""
     if table.pickup is not None:
-        return _pickup(table.pickup)
+        return [_pickup(table.pickup)]
+    there: dict[str, Endpoint] = {}
+    if table.host is not None:
+        there["smtp"] = _smtp(table, environment)
+    if table.graph is not None:
+        there["graph"] = _graph(table, table.graph, environment)
+    return [there[name] for name in table.channels or there]
+
+
+def _graph(table: _Mailbox, graph: _Graph, environment: Mapping[str, str]) -> GraphEndpoint:
+    """Its token has an audience of its own: one for SMTP is refused."""
+    url = graph.url.rstrip("/")
+    credentials = _credentials(table, parse(table.address), environment)
+    if not isinstance(credentials, ClientSecret):
+        raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")  # noqa: TRY004 - of the file
+    return GraphEndpoint(
+        url=f"{url}/v1.0",
+        user=graph.user or table.address,
+        credentials=replace(credentials, scope=graph.scope or f"{url}/.default"),
+        concurrent=graph.concurrent,
+        ca_file=_existing(graph.ca_file),
+    )
+
+
+def _smtp(table: _Mailbox, environment: Mapping[str, str]) -> SmtpEndpoint:
     tls = table.tls or Tls.STARTTLS
     return SmtpEndpoint(
         host=_ascii_host(table.host or ""),

@@ -92,6 +92,15 @@ class SmtpSettings(_Section):
     ] = 600
 
 
+class GraphSettings(_Section):
+    """Microsoft Graph."""
+
+    connect_seconds: Annotated[float, Field(gt=0, le=300, description="wait for TCP and TLS")] = 20
+    answer_seconds: Annotated[
+        float, Field(gt=0, le=600, description="silence put up with while a request is written or answered")
+    ] = 120
+
+
 class RetrySettings(_Section):
     """Further attempts after a temporary failure."""
 
@@ -147,6 +156,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import PurePath
@@ -122,7 +122,25 @@ class PickupDirectory:
     group: str | None = None
 
 
-Endpoint = SmtpEndpoint | PickupDirectory
+@dataclass(frozen=True, slots=True)
+class GraphEndpoint:
+    """Microsoft Graph's sendMail, on behalf of one mailbox.
+
+    Attributes:
+        url: of the service with its version, `https://graph.microsoft.com/v1.0`; national clouds have their own.
+        user: object id or principal name of the mailbox.
+        concurrent: requests at once; Exchange Online allows 4 per app and mailbox.
+        ca_file: trust only these certificates; None: the system's.
+    """
+
+    url: str
+    user: str
+    credentials: ClientSecret
+    concurrent: int = 4
+    ca_file: str | None = None
+
+
+Endpoint = SmtpEndpoint | GraphEndpoint | PickupDirectory
 
 
 class Rank(StrEnum):
@@ -193,6 +211,8 @@ class Mailbox:
 
     Attributes:
         address: default From, and what the login may send as.
+        endpoint: the way out, or the first of several.
+        further: ways out that are tried in turn while the ones before them fail before anything of the mail has left.
         senders: other addresses, or `*@domain`, that it may put in From.
         tenants: whose own mailbox it is, lower case; empty: the platform's.
         sites: of those tenants, lower case; None: all of them, and mail that belongs to no site.
@@ -225,6 +245,16 @@ class Mailbox:
     catch_all: Redirect | None = None
     redirect: Redirect | None = None
     suppress: bool = False
+    further: tuple[Endpoint, ...] = ()
+
+    @property
+    def channels(self) -> tuple[Endpoint, ...]:
+        """All ways out, in the order in which they are tried."""
+        return (self.endpoint, *self.further)
+
+    def via(self, channel: Endpoint) -> Mailbox:
+        """The same mailbox with this way out only."""
+        return replace(self, endpoint=channel, further=())
 
     def may_send_as(self, sender: AddrSpec) -> bool:
         """Whether `sender` may stand in From."""
@@ -255,9 +285,15 @@ class Mailbox:
         return (self.sites is not None) + (self.components is not None)
 
     @property
-    def transport(self) -> Literal["smtp", "pickup"]:
-        """`smtp` or `pickup`, for results and metrics."""
-        return "pickup" if isinstance(self.endpoint, PickupDirectory) else "smtp"
+    def transport(self) -> Literal["smtp", "graph", "pickup"]:
+        """The kind of its first channel, for results and metrics."""
+        match self.endpoint:
+            case SmtpEndpoint():
+                return "smtp"
+            case GraphEndpoint():
+                return "graph"
+            case PickupDirectory():
+                return "pickup"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from worker.events import (
     BrokerDown,
     BrokerUnblocked,
     BrokerUp,
+    ChannelRested,
     Concluded,
     ConsumerSilent,
     Crashed,
@@ -98,6 +99,15 @@ class LogEvents:
                 )
             case MailboxResumed(mailbox):
                 log.info("mailbox resumed", mailbox=mailbox)
+            case ChannelRested(mailbox, transport, kind, explanation, until):
+                log.warning(
+                    "channel rests",
+                    mailbox=mailbox,
+                    transport=transport,
+                    until=until.isoformat(timespec="seconds"),
+                    explanation=explanation,
+                    **{"class": kind},
+                )
             case UnknownReply(mailbox, stage, reply):
                 log.warning("unknown reply", mailbox=mailbox, stage=stage, reply=reply)
             case SessionOpened(mailbox, tls, mechanism, seconds):
@@ -148,6 +158,7 @@ def _told(result: Result) -> dict[str, object]:
         "final": result.final,
         "mailbox": result.mailbox.name if result.mailbox else None,
         "because": str(result.mailbox.because) if result.mailbox else None,
+        "transport": result.mailbox.transport if result.mailbox else None,
         "attempt": result.attempt,
         "recipients": dict(counts),
         "message_id": result.message_id,

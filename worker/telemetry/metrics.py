@@ -13,6 +13,7 @@ from worker.events import (
     BrokerDown,
     BrokerUnblocked,
     BrokerUp,
+    ChannelRested,
     Concluded,
     ConsumerSilent,
     Crashed,
@@ -51,6 +52,9 @@ class Metrics:
         )
         self._unknown = counter("unknown_replies_total", "Replies that no row of the catalogue knows", ("mailbox",))
         self._paused = gauge("mailbox_paused", "1 while a mailbox rests", ("mailbox",))
+        self._rested = counter(
+            "channel_rested_total", "Mails that went on to a mailbox's next channel", ("mailbox", "transport")
+        )
         self._sessions = counter("smtp_sessions_opened_total", "Connections opened and logged in", ("mailbox",))
         self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
@@ -75,6 +79,8 @@ class Metrics:
                 self._paused.labels(mailbox).set(1)
             case MailboxResumed(mailbox):
                 self._paused.labels(mailbox).set(0)
+            case ChannelRested(mailbox=mailbox, transport=transport):
+                self._rested.labels(mailbox, transport).inc()
             case UnknownReply(mailbox=mailbox):
                 self._unknown.labels(mailbox).inc()
             case SessionOpened(mailbox=mailbox):
