@@ -265,7 +265,7 @@ class Courier:
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
             case Paced(slot, verdict):
-                return while_paced(trial, verdict, slot)
+                return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
                 return await self._admitted(trial, sent, envelope, admission, handover)
 
