@@ -72,7 +72,7 @@ async def topology(cluster: list[NativeNode]) -> Topology:
 async def test_leader_that_is_killed_under_load_loses_nothing_and_the_workers_go_on(
     cluster: list[NativeNode], topology: Topology
 ) -> None:
-    """One worker is connected to the node that dies; another one, the producer and the reader are to those that live."""
+    """One worker is connected to the node that dies; another one, the producer and the reader to those that live."""
     leader, second, third = cluster
     desk, lost_desk = Desk(), Desk()
     async with (
