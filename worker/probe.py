@@ -10,9 +10,10 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from worker.domain.delivery import Broken, Refused, TokenRefused
 from worker.domain.health import Checked, Finding, State, found, warned
 from worker.domain.mailbox import Mailbox, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
@@ -152,13 +153,15 @@ class _Way:
 
     Attributes:
         reached: what it means if nothing more comes.
+        rejected: a token from the cache that the server would not take; it is replaced once.
     """
 
     name: str
     endpoint: SmtpEndpoint
     tokens: Tokens
     total: float
-    reached: State = field(default=State.DNS)
+    reached: State = State.DNS
+    rejected: Token | None = None
 
     async def gone(self) -> Finding:
         """Go it to its end."""
@@ -170,6 +173,8 @@ class _Way:
             addresses = await resolve(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
         except OSError as error:
             return self._failed(State.DNS, error.strerror or str(error))
+        except UnicodeError:
+            return self._failed(State.DNS, "it is no host name")
         self.reached = State.PORT_CLOSED
         connected = await self._connected([(info[0], info[4]) for info in addresses])
         if not isinstance(connected, socket.socket):
@@ -227,13 +232,16 @@ class _Way:
             unspoken = failure.state is State.NO_ANSWER and self.endpoint.tls is Tls.IMPLICIT
             return self._failed(State.NO_GREETING, failure.explanation) if unspoken else failure
         try:
-            return await self._logged_in(connection, timeouts)
+            finding = await self._logged_in(connection, timeouts)
         finally:
             connection.dialogue.hang_up()
+        return finding if finding is not None else await self.gone()
 
-    async def _logged_in(self, connection: Connection, timeouts: Timeouts) -> Finding:
+    async def _logged_in(self, connection: Connection, timeouts: Timeouts) -> Finding | None:
+        """What comes of the login; None if it is worth another try with a new token."""
         self.reached = State.NO_ANSWER
-        mechanism: Mechanism | None
+        token: Token | TokenRefused | Broken | None = None
+        mechanism: Mechanism
         match self.endpoint.credentials:
             case NoLogin():
                 return Finding(State.WELL, f"The server answers, TLS {connection.tls}, no login.")
@@ -241,12 +249,15 @@ class _Way:
                 mechanism = password_mechanism(login, connection)
             case client:
                 self.reached = State.TOKEN_REFUSED
-                token = await self.tokens.token(self.name, client)
+                token = await self.tokens.token(self.name, client, rejected=self.rejected)
                 if not isinstance(token, Token):
                     return found(token, self.endpoint)
                 mechanism = Xoauth2(client.username, token.value)
                 self.reached = State.NO_ANSWER
         reply = await authenticate(connection, mechanism, timeouts)
+        if isinstance(reply, Refused) and isinstance(token, Token) and not token.fresh and self.rejected is None:
+            self.rejected = token
+            return None
         if not isinstance(reply, Reply):
             return found(reply, self.endpoint)
         return Finding(State.WELL, f"The server answers, TLS {connection.tls}, login by {mechanism.name}.")
