@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.domain.delivery import Broken, Refused, TokenRefused
+from worker.domain import verdict as verdicts
+from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.health import Checked, Finding, State, found, warned
-from worker.domain.mailbox import Mailbox, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
+from worker.domain.mailbox import GraphEndpoint, Mailbox, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
+from worker.graph.transport import GraphTransport
 from worker.pickup import transport as pickup
 from worker.ports import Clock, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
@@ -122,6 +124,8 @@ async def look(mailbox: Mailbox, tokens: Tokens, total: float = TOTAL) -> Findin
     match mailbox.endpoint:
         case PickupDirectory() as place:
             return await _directory(place, total)
+        case GraphEndpoint():
+            return await _graph(mailbox, tokens, total)
         case SmtpEndpoint() as endpoint:
             way = _Way(mailbox.name, endpoint, tokens, total)
             try:
@@ -130,6 +134,39 @@ async def look(mailbox: Mailbox, tokens: Tokens, total: float = TOTAL) -> Findin
             except TimeoutError:
                 finding = way.out_of_time()
             return warned(finding, mailbox)
+
+
+async def _graph(mailbox: Mailbox, tokens: Tokens, total: float) -> Finding:
+    transport = GraphTransport(tokens)
+    try:
+        async with asyncio.timeout(total):
+            problem = await transport.probe(mailbox)
+    except TimeoutError:
+        problem = Broken(Stage.GRAPH, Fault.TIMEOUT, f"nothing came within {total:g} s")
+    finally:
+        await transport.close()
+    match problem:
+        case None:
+            return Finding(State.WELL, "Microsoft Graph answers, and this app may send for the mailbox.")
+        case Refused():
+            verdict = verdicts.of_refusal(verdicts.catalogue(), problem)
+            return Finding(State.LOGIN_REFUSED, f"{verdict.explanation} ({problem.reply})", verdict.remedy)
+        case TokenRefused():
+            verdict = verdicts.of_token(verdicts.catalogue(), problem)
+            return Finding(State.TOKEN_REFUSED, verdict.explanation, verdict.remedy)
+        case Broken(fault=fault, detail=detail):
+            verdict = verdicts.of_fault(verdicts.catalogue(), problem)
+            state = _GRAPH_FAULTS.get(fault, State.NO_ANSWER)
+            return Finding(state, f"{verdict.explanation} ({detail})", verdict.remedy)
+
+
+_GRAPH_FAULTS = {
+    Fault.DNS: State.DNS,
+    Fault.UNREACHABLE: State.PORT_CLOSED,
+    Fault.CERTIFICATE: State.TLS,
+    Fault.TLS: State.TLS,
+    Fault.TOKEN_ENDPOINT: State.TOKEN_REFUSED,
+}
 
 
 async def _directory(place: PickupDirectory, total: float) -> Finding:
