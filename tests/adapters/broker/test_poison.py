@@ -130,7 +130,7 @@ async def test_headers_and_progress_that_do_not_fit_into_a_frame_together_stop_n
     async with serving(address, topology, Desk(fate)) as served, raw_posting(address, topology) as raw:
         await raw(b"odd", *ODD["headers-of-100-kB-in-four-octet-letters"])
         await post("good")
-        await inbox.final("good", patience=3)
+        await inbox.final("good")
         (letter,) = await taken(address, topology.dead)
         assert served.events.of(BrokerDown) == []
     assert letter.body == b"odd"
