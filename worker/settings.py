@@ -118,6 +118,15 @@ class SmtpSettings(_Section):
     ] = 600
 
 
+class GraphSettings(_Section):
+    """Microsoft Graph."""
+
+    connect_seconds: Annotated[float, Field(gt=0, le=300, description="wait for TCP and TLS")] = 20
+    answer_seconds: Annotated[
+        float, Field(gt=0, le=600, description="silence put up with while a request is written or answered")
+    ] = 120
+
+
 class RetrySettings(_Section):
     """Further attempts after a temporary failure."""
 
@@ -138,6 +147,15 @@ class AttachmentsSettings(_Section):
     max_octets: Annotated[int, Field(ge=0, description="all attachments of one notification together")] = (
         100 * 1024 * 1024
     )
+
+
+class TemplatesSettings(_Section):
+    """What mails say where their producer leaves that to us."""
+
+    directory: Annotated[
+        Path | None,
+        Field(description="directory with templates and rules.toml; not set: notifications bring their own text"),
+    ] = None
 
 
 class HealthSettings(_Section):
@@ -174,8 +192,10 @@ class Settings(BaseSettings):
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)
+    templates: TemplatesSettings = Field(default_factory=TemplatesSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

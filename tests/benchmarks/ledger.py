@@ -15,10 +15,10 @@ from pathlib import Path
 
 from contracts.delivery import Because, MailboxUsed, RecipientResult, RecipientStatus, Result
 from tests.factories import NOON, progress, result
-from tests.postgres import cluster
+from tests.postgres import postgres
 from worker.domain.delivery import Key
-from worker.ports import Claimed, Settlement
-from worker.store.opening import Store, opened
+from worker.ports import Claimed, Settlement, Store
+from worker.store.opening import opened
 
 _REPLY = "2.6.0 <1@contoso.com> [InternalId=4711, Hostname=AM0PR01MB0001.eurprd01.prod.exchangelabs.com] Queued mail"
 
@@ -89,7 +89,7 @@ def main() -> None:
                     case "sqlite":
                         url = f"sqlite:///{Path(directory) / f'{number}.sqlite3'}"
                     case "postgresql":
-                        url = stack.enter_context(cluster(safe=True)).url()
+                        url = stack.enter_context(postgres()).url
                     case _:
                         url = urls[name]
                 cycles = options.cycles if in_flight > 1 else options.cycles // 10

@@ -116,7 +116,8 @@ class Topology:
         """In an order in which they can be declared."""
         yield Exchange(self.unroutable, "fanout")
         yield Exchange(self.notifications, "topic", {"alternate-exchange": self.unroutable})
-        yield Exchange(self.lane_exchange, "x-consistent-hash" if self.hashed else "fanout")
+        kind = "x-consistent-hash" if self.hashed else "fanout"
+        yield Exchange(self.lane_exchange, kind, {"alternate-exchange": self.unroutable})  # all lanes may be gone
         yield Exchange(self.unclaimed, "fanout")
         yield Exchange(self.results, "topic", {"alternate-exchange": self.unclaimed})
         yield Exchange(self.dead, "fanout")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from contracts.address import AddrSpec
@@ -23,6 +23,7 @@ class Stage(StrEnum):
     DATA = "data"
     DOT = "dot"
     FILE = "file"
+    GRAPH = "graph"
 
 
 class Fault(StrEnum):
@@ -40,6 +41,8 @@ class Fault(StrEnum):
     NO_SMTPUTF8 = "no-smtputf8"
     TOO_LARGE = "too-large"
     TOO_MANY = "too-many"
+    NAMED_ALREADY = "named-already"
+    SERVER_ERROR = "server-error"
     TOKEN_ENDPOINT = "token-endpoint"  # noqa: S105
     DIRECTORY = "directory"
     DISK = "disk"
@@ -84,12 +87,14 @@ class Refused:
         stage: the command that was refused; RCPT if every recipient was.
         refused: recipients that were refused one by one before.
         mechanism: of authentication, if that was the stage.
+        retry_after: how long the server wants to be left alone, if it said so (RFC 9110 section 10.2.3).
     """
 
     stage: Stage
     reply: Reply
     refused: Mapping[AddrSpec, Reply] = field(default_factory=dict)
     mechanism: str = ""
+    retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +182,7 @@ class Progress:
             attempts=self.attempts + spent,
             waits=0,
             slot=None,
-            settled={**self.settled, **done},
+            settled={**self.settled, **with_doubt(done, self.doubted | doubted)},
             doubted=(self.doubted | doubted) - done.keys(),
         )
 

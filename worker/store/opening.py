@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Protocol
 
-from worker.ports import Ledger, Outbox, Register
+from worker.ports import Store
 from worker.store.memory import MemoryLedger
 
 MEMORY = "memory://"
-
-
-class Store(Ledger, Outbox, Register, Protocol):
-    """What a worker writes down, what it has to tell, what people see of it."""
 
 
 @asynccontextmanager

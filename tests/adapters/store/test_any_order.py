@@ -17,8 +17,7 @@ from contracts.delivery import DeliveryStatus
 from tests.adapters.store.conftest import Backend
 from tests.factories import NOON, progress, result
 from worker.domain.delivery import Key
-from worker.ports import Claimed, Doubtful, Recalled, Settlement
-from worker.store.opening import Store
+from worker.ports import Claimed, Doubtful, Recalled, Settlement, Store
 
 KEYS = [Key("contoso", name) for name in "ab"]
 FINALS = [DeliveryStatus.ACCEPTED, DeliveryStatus.FAILED, DeliveryStatus.IN_DOUBT, DeliveryStatus.EXPIRED]

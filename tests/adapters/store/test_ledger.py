@@ -20,10 +20,10 @@ from worker.ports import (
     Finished,
     Recalled,
     Settlement,
+    Store,
     Underway,
     Waiting,
 )
-from worker.store.opening import Store
 
 KEY = Key("contoso", "reset-7f3a")
 FIRST = progress()
