@@ -151,8 +151,11 @@ class Courier:
 
     async def _routed(self, case: Case, chosen: Route, handover: _Handover) -> Decision:
         mailbox = chosen.mailbox
-        envelope = Envelope.of(sender_of(case.notification, mailbox).spec, _open(case))
-        trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
+        still_open = _open(case)
+        tried = case.progress.turn(still_open)
+        envelope = Envelope.of(sender_of(case.notification, mailbox).spec, tried)
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in tried)
+        trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice(), waiting)
         match self.gate.admit(mailbox.name, case.now):
             case Hold(until, verdict):
                 return while_held(trial, verdict, until)
@@ -166,7 +169,7 @@ class Courier:
             submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             self.gate.cleared(admission, tried=False)
-            return refuse(case, _missing(error), trial.tried)
+            return refuse(case, _missing(error), _open(case))
         except BaseException:
             self.gate.cleared(admission, tried=False)
             raise

@@ -404,7 +404,7 @@ async def test_fault_of_the_mailbox_pauses_it_and_spends_no_attempt(house: House
     assert when(decision) >= house.gate.holds["platform"].until
     (paused,) = house.events.of(MailboxPaused)
     assert paused == MailboxPaused(
-        "platform", "throttled-mailbox", paused.explanation, paused.remedy, house.gate.holds["platform"].until
+        "platform", "throttled-mailbox/rate", paused.explanation, paused.remedy, house.gate.holds["platform"].until
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import check, config, demo, emulator, health, run, send, topology
+from worker.cli import check, config, demo, emulator, explain, health, run, send, topology
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def _options(
 app.command("run")(run.run)
 app.command("send")(send.send)
 app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)

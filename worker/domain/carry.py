@@ -50,6 +50,8 @@ def unpack(packed: str, notification: Notification) -> Progress:
             doubted=frozenset(everybody[index] for index in fields["doubted"]),
             waits=int(fields["waits"]),
             told=str(fields["told"]),
+            group=int(fields.get("group", 0)),
+            cap=int(fields.get("cap", 0)),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a progress line of this notification") from error
@@ -69,6 +71,8 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         "attempts": progress.attempts,
         "waits": progress.waits,
         "told": progress.told,
+        **({"group": progress.group} if progress.group else {}),
+        **({"cap": progress.cap} if progress.cap else {}),
         "replies": list(replies),
         "settled": settled,
         "doubted": sorted(positions[rcpt] for rcpt in progress.doubted),

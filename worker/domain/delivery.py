@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -23,6 +23,7 @@ class Stage(StrEnum):
     DATA = "data"
     DOT = "dot"
     FILE = "file"
+    GRAPH = "graph"
 
 
 class Fault(StrEnum):
@@ -139,6 +140,8 @@ class Progress:
             when there is no second one nobody may say that there was none.
         waits: how often it found all connections of its mailbox in use since its last attempt.
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
+        group: most recipients of the next submission, because one among them spoils it for all; 0: all of them.
+        cap: most recipients of any submission, because the server never takes more; 0: as many as there are.
     """
 
     first_seen: datetime
@@ -147,6 +150,16 @@ class Progress:
     doubted: frozenset[AddrSpec] = frozenset()
     waits: int = 0
     told: str = ""
+    group: int = 0
+    cap: int = 0
+
+    def turn(self, still_open: Sequence[AddrSpec]) -> tuple[AddrSpec, ...]:
+        """The recipients of the next submission. Every attempt begins with another one, so that none is starved."""
+        size = min(filter(None, (self.group, self.cap)), default=0)
+        if not size or size >= len(still_open):
+            return tuple(still_open)
+        first = self.attempts % len(still_open)
+        return tuple(still_open[(first + index) % len(still_open)] for index in range(size))
 
     def advanced(
         self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool, doubted: frozenset[AddrSpec] = frozenset()
