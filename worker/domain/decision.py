@@ -128,9 +128,9 @@ def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
     """Merge the attempt into what was settled before, and decide whether there is a next one."""
     before = trial.case.progress
-    progress = _regrouped(
-        before.advanced(judgement.outcomes, spent=judgement.spent, doubted=judgement.doubted), trial.tried, judgement
-    )
+    spent = judgement.spent and not _goes_on(trial, judgement)
+    advanced = before.advanced(judgement.outcomes, spent=spent, doubted=judgement.doubted)
+    progress = _regrouped(advanced, trial.tried, judgement)
     outcomes = {**before.settled, **_in_turn(trial), **judgement.outcomes}
     when = None
     if overall(outcomes) is DeliveryStatus.DEFERRED:

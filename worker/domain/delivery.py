@@ -154,7 +154,7 @@ class Progress:
     cap: int = 0
 
     def turn(self, still_open: Sequence[AddrSpec]) -> tuple[AddrSpec, ...]:
-        """The recipients of the next submission. Every attempt begins with another one, so that none is starved."""
+        """The recipients of the next submission. Each spent attempt begins with another one: none is starved."""
         size = min(filter(None, (self.group, self.cap)), default=0)
         if not size or size >= len(still_open):
             return tuple(still_open)

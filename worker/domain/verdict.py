@@ -128,13 +128,18 @@ class Row:
     faults: frozenset[Fault]
     errors: frozenset[str]
     hints: frozenset[int]
-    graph_errors: frozenset[str]
+    graph_codes: tuple[str, ...]
     statuses: frozenset[int]
+
+    @property
+    def graph_errors(self) -> frozenset[str]:
+        """Graph's codes in lower case: it does not write them the same way everywhere."""
+        return frozenset(code.lower() for code in self.graph_codes)
 
     @property
     def speaks_of_replies(self) -> bool:
         """Whether it is about what an SMTP server says."""
-        return not (self.faults or self.errors or self.hints or self.graph_errors or self.statuses)
+        return not (self.faults or self.errors or self.hints or self.graph_codes or self.statuses)
 
     def matches_reply(self, stage: Stage | None, reply: Reply, mechanism: str) -> bool:
         """Whether the row speaks of this reply. Without a stage all of them are thought possible."""
@@ -225,9 +230,9 @@ def of_graph(rows: Sequence[Row], status: int, codes: Sequence[str], message: st
 
 
 @cache
-def catalogue() -> tuple[Row, ...]:
-    """The rows that come with Postlane, in order."""
-    return tuple(row(entry, sources()) for chapter in CHAPTERS for entry in _data(chapter)["row"])
+def catalogue(*chapters: str) -> tuple[Row, ...]:
+    """The rows that come with Postlane, in order; those of some chapters only, if they are named."""
+    return tuple(row(entry, sources()) for chapter in chapters or CHAPTERS for entry in _data(chapter)["row"])
 
 
 @cache
@@ -290,7 +295,7 @@ def row(entry: Mapping[str, object], places: Mapping[str, str]) -> Row:
         faults=frozenset(Fault(str(item)) for item in take("fault")),
         errors=frozenset(str(item) for item in take("oauth_error")),
         hints=frozenset(int(str(item)) for item in take("aadsts")),
-        graph_errors=frozenset(str(item).lower() for item in take("graph_error")),
+        graph_codes=tuple(str(item) for item in take("graph_error")),
         statuses=frozenset(int(str(item)) for item in take("status")),
     )
     if fields:
