@@ -13,7 +13,7 @@ from worker.domain.reply import Reply
 
 
 class Stage(StrEnum):
-    """How far an attempt had come. After DOT the server may have taken the mail even if it never said so."""
+    """How far an attempt had come. After DOT or GRAPH the server may have taken the mail even if it never said so."""
 
     CONNECT = "connect"
     TOKEN = "token"  # noqa: S105 - a stage, not a secret
