@@ -16,6 +16,7 @@ from worker.cli import (
     demo,
     doubt,
     emulator,
+    explain,
     health,
     route,
     run,
@@ -54,6 +55,7 @@ app.command("run")(run.run)
 app.command("send")(send.send)
 app.command("cancel")(cancel.cancel)
 app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
