@@ -7,6 +7,7 @@ import email
 import json
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import pytest
 from contracts.delivery import Because, DeliveryStatus, Result
 from contracts.notification import NOTIFICATION_TYPE, Notification
 from contracts.publisher import Publisher, publisher
-from tests.neighbours import Inbox, WorkerProcess, running_worker
+from tests.adapters.smtp.server import Obedient, listening
+from tests.neighbours import PATIENCE, Inbox, WorkerProcess, running_worker
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
 from worker.emulator.run import Emulator
@@ -178,6 +180,94 @@ async def test_component_that_is_stopped_is_refused_and_the_other_waits_for_its_
     await post.publish(to("nim", "server", component="server"))
     assert (await inbox.first("server")).status is DeliveryStatus.DEFERRED
     assert senders(emulator) == []
+
+
+async def test_all_2_five_products_live_in_one_instance_without_crossing(
+    post: Publisher, inbox: Inbox, emulator: Emulator
+) -> None:
+    sent = [
+        *(to("kx", f"kx-{n}", site="shop") for n in range(4)),
+        *(to("umb", f"umb-{n}", category="invite") for n in range(4)),
+        *(to("elx", f"elx-{n}") for n in range(4)),
+        *(to("dpm", f"dpm-{n}", mailbox="dpm-a") for n in range(4)),
+        *(to("elx-own", f"elx-own-{n}") for n in range(2)),
+        *(to("nim", f"nim-{n}", component="server") for n in range(2)),
+    ]
+    await asyncio.gather(*(post.publish(each) for each in sent))
+    await inbox.until(lambda results: len({each.notification_id for each in results}) == len(sent))
+    assert Counter(senders(emulator)) == {"kx-high": 4, "fallback": 4, "platform": 4, "dpm-a": 4}
+    waiting = {each.notification_id for each in inbox.results if each.status is DeliveryStatus.DEFERRED}
+    assert waiting == {"elx-own-0", "elx-own-1", "nim-0", "nim-1"}
+
+
+async def test_kx_s8_default_that_is_busy_leaves_the_next_mail_to_the_high_one(
+    address: BrokerAddress, topology: Topology, tmp_path: Path, emulator: Emulator, inbox: Inbox
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str:
+        asked.set()
+        await answer.wait()
+        return "250 2.0.0 Ok"
+
+    busy = Obedient(at_dot=slow)
+    async with listening(busy.serve) as listener:
+        text = f"""
+[mailboxes.kx-default]
+address = "kx-default@senders.example"
+host = "127.0.0.1"
+port = {listener.port}
+tls = "none"
+connections = 1
+tenants = ["kx"]
+priority = "default"
+"""
+        text += server(emulator, "kx-high", 'tenants = ["kx"]\npriority = "high"')
+        path = tmp_path / "mailboxes.toml"
+        path.write_text(text, encoding="utf-8")
+        async with (
+            running_worker(address, topology, path, tmp_path),
+            publisher(address.url, prefix=topology.prefix) as post,
+        ):
+            await post.publish(to("kx", "first"))
+            async with asyncio.timeout(PATIENCE):
+                await asked.wait()
+            second = await post.send(to("kx", "second"))
+            answer.set()
+            first = await inbox.final("first")
+    assert chosen(second) == ("kx-high", Because.PRIORITY)
+    assert second.mailbox is not None
+    assert "All of its connections are in use" in (second.mailbox.why or "")
+    assert chosen(first) == ("kx-default", Because.OWN)
+    assert (len(busy.mails), senders(emulator)) == (1, ["kx-high"])
+
+
+async def test_kx_s12_pickup_directory_that_is_gone_leaves_the_mail_to_the_next_server(
+    address: BrokerAddress, topology: Topology, pickup: Path, tmp_path: Path, emulator: Emulator
+) -> None:
+    text = f"""
+[mailboxes.files]
+address = "files@senders.example"
+tenants = ["kx"]
+priority = "high"
+[mailboxes.files.pickup]
+directory = "{pickup.resolve()}"
+"""
+    text += server(emulator, "smtp", 'tenants = ["kx"]')
+    path = tmp_path / "mailboxes.toml"
+    path.write_text(text, encoding="utf-8")
+    async with (
+        running_worker(address, topology, path, tmp_path),
+        publisher(address.url, prefix=topology.prefix) as post,
+    ):
+        before = await post.send(to("kx", "before"))
+        (file,) = pickup.glob("*.eml")
+        file.unlink()
+        pickup.rmdir()
+        after = await post.send(to("kx", "after"))
+    assert (before.status, chosen(before)) == (DeliveryStatus.HANDED_OVER, ("files", Because.PRIORITY))
+    assert (after.status, chosen(after)) == (DeliveryStatus.ACCEPTED, ("smtp", Because.PRIORITY))
+    assert senders(emulator) == ["smtp"]
 
 
 # ---------------------------------------------------------------- what keeps mail back

@@ -14,6 +14,7 @@ from worker.domain import mass, report, retry
 from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
+from worker.domain.restraint import barred_verdict
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
@@ -206,7 +207,8 @@ def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | N
     if overall(outcomes) is DeliveryStatus.DEFERRED:
         when = _next(trial, progress, paused_until)
     case = replace(trial.case, progress=replace(before, attempts=before.attempts + 1))
-    return _decide(replace(trial, case=case), outcomes, judgement.verdict, when, progress)
+    verdict = judgement.verdict or barred_verdict(outcomes)
+    return _decide(replace(trial, case=case), outcomes, verdict, when, progress)
 
 
 def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:

@@ -107,6 +107,20 @@ def outgoing(
     return Outgoing(_without(shown, mailbox), reached, reached, chosen, barred)
 
 
+def barred_verdict(outcomes: Mapping[AddrSpec, Outcome]) -> Verdict | None:
+    """What to tell of a mail that went well but for recipients whom it must not reach."""
+    barred = sum(outcome.verdict == _BARRED for outcome in outcomes.values())
+    if not barred:
+        return None
+    return Verdict(
+        _BARRED,
+        Scope.RECIPIENT,
+        Action.FAIL,
+        f"The mailbox may not send to the domains of {barred} of the recipients; nothing was sent to them.",
+        "Add the domains to `allowed_domains` of the mailbox, or correct the recipients.",
+    )
+
+
 def answered(submission: Submission, sent: Outgoing) -> Submission:
     """What the answer means for the producer's recipients: of a redirected mail the sandbox's fate is theirs."""
     redirect = sent.route.redirect
