@@ -212,19 +212,11 @@ class _Way:
     async def _connected(self, addresses: list[tuple[int, Any]]) -> socket.socket | Finding:
         problem = "no address"
         for family, address in addresses:
-            attempt = socket.socket(family, socket.SOCK_STREAM)
-            attempt.setblocking(False)  # noqa: FBT003 - the standard library's signature
             try:
                 async with asyncio.timeout(_PER_ADDRESS):
-                    await asyncio.get_running_loop().sock_connect(attempt, address)
+                    return await _connection_to(family, address)
             except OSError as error:
-                attempt.close()
                 problem = error.strerror or f"no answer in {_PER_ADDRESS:g} s"
-            except BaseException:
-                attempt.close()
-                raise
-            else:
-                return attempt
         return self._failed(State.PORT_CLOSED, problem)
 
     async def _greeted(self, connected: socket.socket) -> Finding | None:
@@ -290,6 +282,17 @@ class _Way:
         explanation, remedy = _WORDS[state]
         where = f"{self.endpoint.host}:{self.endpoint.port}"
         return Finding(state, explanation.format(where=where, host=self.endpoint.host, detail=detail), remedy)
+
+
+async def _connection_to(family: int, address: Any) -> socket.socket:
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        await asyncio.get_running_loop().sock_connect(connecting, address)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
 
 
 async def _readable(connected: socket.socket) -> None:
