@@ -988,9 +988,14 @@ async def test_refusal_of_the_sandbox_is_every_recipients_refusal() -> None:
 
 async def test_recipient_outside_the_allowed_domains_is_named_and_not_reached() -> None:
     house = House(directory(replace(FIRST, allowed_domains=frozenset({"fabrikam.com"}))))
-    result = only(await house.deliver(to=[str(JANA), "eve@elsewhere.org"]))
+    decision = await house.deliver(to=[str(JANA), "eve@elsewhere.org"])
+    result = only(decision)
     assert house.recipients == [(JANA,)]
     assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert result.reason is not None
+    assert result.reason.kind == "recipient-not-allowed"
+    assert isinstance(decision.disposition, DeadLetter)
+    assert decision.disposition.kind == "recipient-not-allowed"
     assert {each.address: each.kind for each in result.recipients} == {
         str(JANA): "",
         "eve@elsewhere.org": "recipient-not-allowed",

@@ -7,13 +7,12 @@ from dataclasses import fields
 from contracts.delivery import RecipientStatus
 from tests.factories import JANA, NOON, OMAR, outcome
 from worker.domain.delivery import Progress
-from worker.domain.reply import Reply
 from worker.store import record
 
 FULL = Progress(
     first_seen=NOON,
     attempts=3,
-    settled={JANA: outcome(RecipientStatus.FAILED, Reply.parse("550 5.1.1 unknown"), "recipient-permanent")},
+    settled={JANA: outcome(RecipientStatus.FAILED, "550 5.1.1 unknown", "recipient-permanent")},
     doubted=frozenset({OMAR}),
     waits=2,
     told="throttled-mailbox",

@@ -14,6 +14,7 @@ from worker.domain import mass, report, retry
 from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
+from worker.domain.restraint import barred_verdict
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Action, Scope, Verdict
@@ -216,7 +217,7 @@ def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | N
     if overall(outcomes) is DeliveryStatus.DEFERRED:
         when = _next(trial, progress, judgement, paused_until)
     case = replace(trial.case, progress=replace(before, attempts=before.attempts + 1))
-    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None)
+    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None) or barred_verdict(outcomes)
     return _decide(replace(trial, case=case), outcomes, verdict, when, progress)
 
 
