@@ -31,6 +31,7 @@ from worker.store.memory import MemoryGate, MemoryLedger
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
+from worker.templates.renderer import NoTemplates, Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,8 @@ def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Obs
     stack.push_async_callback(smtp.close)
     graph = GraphTransport(tokens, graph_timeouts(settings))
     stack.push_async_callback(graph.close)
+    wordings = templates(settings)
+    stack.push_async_callback(wordings.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
@@ -147,12 +150,19 @@ def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Obs
         gate=MemoryGate(),
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
+        templates=wordings,
         policy=_retry_policy(settings),
         clock=lambda: datetime.now(UTC),
         dice=random.random,
         observe=observe,
         max_octets=settings.worker.max_message_octets,
     )
+
+
+def templates(settings: Settings) -> Renderer | NoTemplates:
+    """What makes mails of templates; to be closed."""
+    directory = settings.templates.directory
+    return Renderer(directory, os.environ) if directory is not None else NoTemplates()
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:
