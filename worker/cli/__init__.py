@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import cancel, check, config, demo, emulator, health, run, send, topology
+from worker.cli import cancel, check, config, demo, emulator, health, run, send, template, topology
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
+app.add_typer(template.app, name="template")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
 
