@@ -104,7 +104,10 @@ def complete(notification: Notification) -> bool:
 
 
 def filled(notification: Notification, rule: Rule | None) -> Notification | Refusal:
-    """The notification with what its rule adds; whatever it says itself stands. Rules add nothing to mass mail."""
+    """The notification with what its rule adds; whatever it says itself stands. Rules add nothing to mass mail.
+
+    Category and priority count as said if they are not the contract's defaults, which many clients write out.
+    """
     if notification.category == MASS:
         return notification if complete(notification) else _mass_by_rule(notification)
     whole = notification.model_copy(update=_changes(notification, rule)) if rule is not None else notification
@@ -155,7 +158,6 @@ def _holds(rule: Rule, scope: MailScope) -> bool:
 
 
 def _changes(notification: Notification, rule: Rule) -> dict[str, Any]:
-    given = notification.model_fields_set
     changes: dict[str, Any] = {
         name: value
         for name in ("locale", "mailbox", "sender", "reply_to")
@@ -164,7 +166,7 @@ def _changes(notification: Notification, rule: Rule) -> dict[str, Any]:
     changes |= {
         name: value
         for name in ("category", "priority")
-        if name not in given and (value := getattr(rule, name)) is not None
+        if getattr(notification, name) == Notification.model_fields[name].default and (value := getattr(rule, name))
     }
     if notification.text is None and notification.html is None and notification.template is None:
         changes["template"] = rule.template

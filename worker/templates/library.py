@@ -129,9 +129,9 @@ class Library:
         kind = self._environments["html" if name.endswith(".html") else "txt"]
         try:
             return sendable("".join(_bounded(kind.get_template(name + SUFFIX).generate(data))))
-        except (OSError, MemoryError):
-            raise
         except Exception as error:  # whatever a template does is the template's fault, never the worker's
+            if _not_the_templates(error):
+                raise
             raise self._fault(name.partition("/")[0], tag, name + SUFFIX, error) from error
 
     def _fault(self, template: str, tag: str, file: str, error: Exception) -> _Fault:
@@ -210,11 +210,16 @@ class Library:
             kind = self._environments["html" if part == "html" else "txt"]
             try:
                 placeholders |= _placeholders(kind, f"{name}/{tag}.{part}{SUFFIX}", set())
-            except OSError:
-                raise
-            except Exception as error:  # noqa: BLE001 - one broken template must not hide the others
+            except Exception as error:  # one broken template must not hide the others
+                if _not_the_templates(error):
+                    raise
                 problems.append(self._fault(name, tag, f"{name}/{tag}.{part}{SUFFIX}", error).found.problem)
         return Survey(name, tag, tuple(sorted(parts)), tuple(sorted(placeholders)), tuple(problems))
+
+
+def _not_the_templates(error: Exception) -> bool:
+    """Whether it is the disk's or the memory's fault. Jinja2 counts a missing file among the errors of the system."""
+    return isinstance(error, OSError | MemoryError) and not isinstance(error, TemplateNotFound)
 
 
 def _bounded(pieces: Iterable[str]) -> Iterator[str]:
