@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from worker import mailbox_file
 from worker.attachments.directory import AttachmentDirectory
@@ -23,7 +24,8 @@ from worker.graph import conversation
 from worker.graph.transport import GraphTransport
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
-from worker.ports import Observe, Store
+from worker.ports import Observe, Store, Tokens
+from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -118,7 +120,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
         kept = hooks.store(await stack.enter_async_context(store(settings)))
-        courier = _courier(settings, mailboxes, kept, observe, stack)
+        tokens = MsalTokens(observe)
+        stack.callback(tokens.close)
+        courier = _courier(settings, mailboxes, kept, tokens, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -129,13 +133,15 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             broker_address(settings), topology(settings), courier.deliver, kept, options, observe, random.random
         )
         if settings.health.port:
-            await stack.enter_async_context(_health(settings, worker, metrics))
+            servers = Health(lambda: mailboxes.mailboxes, partial(look, tokens=tokens), _now)
+            stack.push_async_callback(servers.close)
+            await stack.enter_async_context(_health(settings, worker, metrics, servers))
         yield App(worker, mailboxes)
 
 
-def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Observe, stack: AsyncExitStack) -> Courier:
-    tokens = MsalTokens(observe)
-    stack.callback(tokens.close)
+def _courier(
+    settings: Settings, mailboxes: Directory, kept: Store, tokens: Tokens, observe: Observe, stack: AsyncExitStack
+) -> Courier:
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
     graph = GraphTransport(tokens, graph_timeouts(settings))
@@ -152,11 +158,15 @@ def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Obs
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         templates=wordings,
         policy=_retry_policy(settings),
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
         dice=random.random,
         observe=observe,
         max_octets=settings.worker.max_message_octets,
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def templates(settings: Settings) -> Renderer | NoTemplates:
@@ -176,7 +186,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 @asynccontextmanager
-async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> AsyncIterator[None]:
+async def _health(settings: Settings, worker: Worker, metrics: Metrics, servers: Health) -> AsyncIterator[None]:
     def checks() -> dict[str, str]:
         return {"broker": worker.unready or "ok"}
 
@@ -184,7 +194,7 @@ async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> Async
         listening = http.bound(settings.health.host, settings.health.port)
     except http.CannotListen as error:
         raise SettingsError(f"POSTLANE_HEALTH__PORT: {error}. Choose another port, or 0 for none.") from error
-    async with http.serving(health.application(checks, metrics.exposition), listening):
+    async with http.serving(health.application(checks, metrics.exposition, servers.all), listening):
         yield
 
 

@@ -6,6 +6,7 @@ A message that comes back from a wait queue was published by a worker, so the br
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def received(message: AbstractIncomingMessage, own_login: str) -> Parcel:
 
 def parked(message: AbstractIncomingMessage, parcel: Parcel, until: datetime, carry: str, login: str) -> Message:
     """The message as it goes into a wait queue: the same octets, our headers, a fresh AMQP id."""
-    ours = {NOT_BEFORE: int(until.timestamp() * 1000), CARRY: carry}
+    ours = {NOT_BEFORE: math.ceil(until.timestamp() * 1000), CARRY: carry}  # never early, not even by a fraction
     return _copy(message, parcel, ours, login)
 
 
