@@ -1,16 +1,19 @@
 """The use case where the producer left it to us what is said, to whom, or to how many."""
 
+import asyncio
 import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus
 from contracts.notification import Address
-from contracts.wire import Properties
+from contracts.wire import Properties, encode
 from tests.factories import JANA, NOON, OMAR, directory, mailbox
 from tests.unit.test_courier import DIRECTORY, GREYLISTED, OK, PLATFORM, THROTTLED, House, only, when
 from worker.courier import Intake
@@ -185,6 +188,24 @@ async def test_mass_mail_that_was_told_but_not_split_before_a_crash_is_split_the
     house.ledger.page.told = True
     third = await delivered(house, NEWS)
     assert (third.results, third.disposition) == (first.results, Acknowledge())
+
+
+@given(st.lists(st.integers(0, 2), max_size=4))
+def test_crashes_in_the_middle_of_splitting_neither_lose_a_mail_nor_double_one(published: list[int]) -> None:
+    """Each time so many parts get out before the worker dies; the broker delivers the whole again."""
+
+    async def through_all() -> House:
+        house, out = House(OWN), []
+        for count in [*published, 2]:
+            decision = await delivered(house, NEWS)
+            assert isinstance(decision.disposition, Split)
+            out += decision.disposition.parts[:count]
+            house.ledger.page.told = False
+        for part in out:
+            await house.courier.deliver(Intake(encode(part), Properties()))
+        return house
+
+    assert sorted(asyncio.run(through_all()).recipients, key=str) == [(JANA,), (OMAR,)]
 
 
 async def test_mass_mail_that_no_mailbox_may_carry_is_refused_once() -> None:

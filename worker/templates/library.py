@@ -20,7 +20,7 @@ from jinja2 import Environment, TemplateNotFound, TemplateSyntaxError, Undefined
 from jinja2.exceptions import SecurityError
 
 from contracts.model import one_line, sendable
-from worker.domain.locale import nearest
+from worker.domain.locale import matching, nearest
 from worker.domain.mailbox import MailScope
 from worker.domain.plain import plain_text
 from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording, rule_for
@@ -111,7 +111,8 @@ class Library:
         bodies = [tag for tag, parts in files.items() if parts & {"txt", "html"}]
         if not bodies:
             raise self._no_template(order.template)
-        tag = nearest(order.locale, bodies, self._rules.locales())
+        # Only a fall-back needs the rules' order of languages: a mistake in the rules holds up no other mail.
+        tag = matching(order.locale, bodies) or nearest(order.locale, bodies, self._rules.locales())
         if "subject" not in files[tag] and not order.titled:
             raise _Fault(
                 f"Template {order.template!r} (locale {tag}) has no subject: there is no {tag}.subject.j2.",

@@ -250,6 +250,12 @@ def test_wrong_rules_keep_events_waiting_and_say_where_the_mistake_is(
     assert isinstance(library.rule("approval.requested", CONTOSO), Rule)
 
 
+def test_wrong_rules_hold_up_no_mail_that_needs_none(library: Library, write: Write) -> None:
+    write("rules.toml", "locales = 7")
+    assert written(library.render(order(locale="cs-CZ"))).locale == "cs"
+    assert isinstance(library.render(order(locale="fr")), Unreadable)
+
+
 # ---------------------------------------------------------------- survey
 
 
