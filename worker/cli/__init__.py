@@ -22,6 +22,7 @@ from worker.cli import (
     run,
     send,
     store,
+    template,
     topology,
 )
 from worker.unusable import Unusable
@@ -62,6 +63,7 @@ app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
 app.add_typer(dead.app, name="dead")
 app.add_typer(doubt.app, name="doubt")
+app.add_typer(template.app, name="template")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
 app.add_typer(store.app, name="store")
