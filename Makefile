@@ -1,6 +1,6 @@
 # Every target makes what it needs: the virtual environment, pinned dependencies, a broker of its own.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-adapters test-e2e test-containers lint format types check schemas lock load clean
+.PHONY: help install demo test test-unit test-adapters test-e2e test-containers chaos lint format types check schemas lock load clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
@@ -16,8 +16,8 @@ install: .venv/.installed ## make .venv with the pinned requirements
 demo: install ## see the main job work, on this machine, with nothing of yours
 	@$(BIN)/postlane demo $(if $(YES),--yes)
 
-test: install ## all tests but those that need a Docker engine
-	$(PYTEST) -m "not container" -n 2 --dist loadgroup
+test: install ## all tests but those that need a Docker engine or minutes of faults
+	$(PYTEST) -m "not container and not chaos" -n 2 --dist loadgroup
 
 test-unit: install ## pure decisions only: no broker, no sockets
 	$(PYTEST) tests/unit -n 2
@@ -30,6 +30,9 @@ test-e2e: install ## whole workers, as an operator runs them
 
 test-containers: install ## the worker image and RabbitMQ 4 in containers (needs a Docker engine; starts one if it may)
 	deploy/images/with-engine $(PYTEST) tests/containers tests/adapters -m container
+
+chaos: install ## a broker cluster that loses its leader under load
+	$(PYTEST) tests/chaos -m chaos
 
 lint: install ## ruff and the layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
@@ -47,7 +50,7 @@ schemas: install ## write what is generated: JSON Schemas, RabbitMQ definitions,
 	$(BIN)/python deploy/local/generate.py
 
 lock: install ## pin the newest allowed requirements, with hashes
-	for extras in "worker --extra emulator --extra speed" "dev --group dev --extra emulator --extra speed"; do \
+	for extras in "worker --extra emulator --extra postgres --extra speed" "dev --group dev --extra emulator --extra postgres --extra speed"; do \
 	  set -- $$extras; name=$$1; shift; \
 	  $(BIN)/uv pip compile -q pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --no-header -o deploy/requirements/$$name.txt; done

@@ -27,6 +27,7 @@ class DeliveryStatus(StrEnum):
     IN_DOUBT = "in_doubt"
     CANCELLED = "cancelled"
     RESOLVED = "resolved"
+    EXPANDED = "expanded"
 
     @property
     def final(self) -> bool:
@@ -46,11 +47,17 @@ class RecipientStatus(StrEnum):
 
 
 class Because(StrEnum):
-    """Why this mailbox and no other."""
+    """Why this mailbox and no other.
+
+    NAMED by the notification. OWN: the only one or the default of the tenant, site or component. PRIORITY: the first
+    available of several. DEFAULT: the platform's, for those without one. PURPOSE: the fall-back for this category.
+    """
 
     NAMED = "named"
     OWN = "own"
+    PRIORITY = "priority"
     DEFAULT = "default"
+    PURPOSE = "purpose"
 
 
 class RecipientResult(Contract):
@@ -71,6 +78,9 @@ class MailboxUsed(Contract):
     address: str
     transport: Annotated[Literal["smtp", "graph", "pickup"], Field(description="the way that was taken last")]
     because: Because
+    why: Annotated[
+        str | None, Field(description="the choice in words, with the mailboxes that were passed over and the reason")
+    ] = None
 
 
 class Problem(Contract):
@@ -103,11 +113,18 @@ class Result(Contract):
     final: bool
     recipients: tuple[RecipientResult, ...] = ()
     mailbox: MailboxUsed | None = None
+    redirected_to: Annotated[
+        str | None, Field(description="a sandbox redirect is on: this address got the mail, the recipients did not")
+    ] = None
     message_id: Annotated[str | None, Field(description="Message-ID header of the mail")] = None
     server_reply: Annotated[str | None, Field(description="last reply of the server: quote it to its support")] = None
     attempt: Annotated[int, Field(ge=0, description="0: no attempt was made")] = 0
     received_at: AwareDatetime
     occurred_at: AwareDatetime
     next_attempt_at: AwareDatetime | None = None
+    expanded_into: Annotated[
+        int | None,
+        Field(ge=1, description="a mass mail became so many mails, <id>/1 and on; each has results of its own"),
+    ] = None
     reason: Reason | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)

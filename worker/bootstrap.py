@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from worker import mailbox_file
 from worker.attachments.directory import AttachmentDirectory
@@ -23,14 +25,22 @@ from worker.graph import conversation
 from worker.graph.transport import GraphTransport
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
-from worker.ports import Observe
+from worker.ports import Observe, Store, StoreDown, Tokens
+from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
-from worker.store.memory import MemoryGate, MemoryLedger
+from worker.store.inventory import inventory as inventories
+from worker.store.inventory import migrated
+from worker.store.memory import MemoryGate
+from worker.store.opening import MEMORY, opened
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
+from worker.templates.renderer import NoTemplates, Renderer
+from worker.unusable import Unusable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +93,86 @@ def directory(settings: Settings) -> Directory:
         raise SettingsError(str(error)) from error
 
 
+def _opened(settings: Settings) -> AbstractAsyncContextManager[Store]:
+    store = settings.store
+    retention = timedelta(days=store.retention_days)
+    return opened(
+        store.url.get_secret_value(), name=settings.worker.name, lease=store.lease_seconds, retention=retention
+    )
+
+
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    """The store, for commands.
+
+    Raises:
+        Unusable: it is out of reach, or another version's.
+    """
+    try:
+        async with _opened(settings) as opened_store:
+            yield opened_store
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
+
+
+async def migrate(settings: Settings) -> str:
+    """Bring the store's tables to this version's form; what was done, in words.
+
+    Raises:
+        Unusable: it is out of reach, or keeps nothing.
+    """
+    return await _on_disk(settings, migrated)
+
+
+async def inventory(settings: Settings) -> dict[str, str | int]:
+    """What is in the store, in numbers.
+
+    Raises:
+        Unusable: it is out of reach, or keeps nothing.
+    """
+    return await _on_disk(settings, lambda url: inventories(url, settings.store.lease_seconds))
+
+
+async def _on_disk(settings: Settings, treat: Callable[[str], Awaitable[T]]) -> T:
+    url = settings.store.url.get_secret_value()
+    if url == MEMORY:
+        raise Unusable(f"store.url is {MEMORY}: each worker keeps its own, and forgets it when it ends.")
+    try:
+        return await treat(url)
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where somebody may get between the parts: the chaos tests do, nobody else has to.
+
+    Attributes:
+        store: what the worker uses in place of its store.
+        observe: told of every event, after logs and metrics.
+    """
+
+    store: Callable[[Store], Store] = lambda store: store
+    observe: Observe = lambda _event: None
+
+
+@asynccontextmanager
+async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterator[App]:
     """Compose a worker; on leaving everything that was opened is closed.
 
     Raises:
         SettingsError: settings or mailboxes are wrong, a pickup directory cannot be used.
     """
+    hooks = hooks or Hooks()
     mailboxes = directory(settings)
     _check_pickups(mailboxes)
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
-        observe = _both(LogEvents(settings.worker.name), metrics)
-        ledger = MemoryLedger()
-        courier = _courier(settings, mailboxes, ledger, observe, stack)
+        observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
+        kept = hooks.store(await stack.enter_async_context(_opened(settings)))
+        tokens = MsalTokens(observe)
+        stack.callback(tokens.close)
+        courier = _courier(settings, mailboxes, kept, tokens, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -104,36 +180,49 @@ async def running(settings: Settings) -> AsyncIterator[App]:
             grace=settings.worker.grace_seconds,
         )
         worker = Worker(
-            broker_address(settings), topology(settings), courier.deliver, ledger, options, observe, random.random
+            broker_address(settings), topology(settings), courier.deliver, kept, options, observe, random.random
         )
         if settings.health.port:
-            await stack.enter_async_context(_health(settings, worker, metrics))
+            servers = Health(lambda: mailboxes.mailboxes, partial(look, tokens=tokens), _now)
+            stack.push_async_callback(servers.close)
+            await stack.enter_async_context(_health(settings, worker, metrics, servers))
         yield App(worker, mailboxes)
 
 
 def _courier(
-    settings: Settings, mailboxes: Directory, ledger: MemoryLedger, observe: Observe, stack: AsyncExitStack
+    settings: Settings, mailboxes: Directory, kept: Store, tokens: Tokens, observe: Observe, stack: AsyncExitStack
 ) -> Courier:
-    tokens = MsalTokens(observe)
-    stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
     graph = GraphTransport(tokens, graph_timeouts(settings))
     stack.push_async_callback(graph.close)
+    wordings = templates(settings)
+    stack.push_async_callback(wordings.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
-        ledger=ledger,
-        register=ledger,
+        ledger=kept,
+        register=kept,
         gate=MemoryGate(),
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
+        templates=wordings,
         policy=_retry_policy(settings),
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
         dice=random.random,
         observe=observe,
         max_octets=settings.worker.max_message_octets,
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def templates(settings: Settings) -> Renderer | NoTemplates:
+    """What makes mails of templates; to be closed."""
+    directory = settings.templates.directory
+    return Renderer(directory, os.environ) if directory is not None else NoTemplates()
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:
@@ -147,15 +236,15 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 @asynccontextmanager
-async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> AsyncIterator[None]:
+async def _health(settings: Settings, worker: Worker, metrics: Metrics, servers: Health) -> AsyncIterator[None]:
     def checks() -> dict[str, str]:
-        return {"broker": "ok" if worker.ready else "no consumers on the broker"}
+        return {"broker": worker.unready or "ok"}
 
     try:
         listening = http.bound(settings.health.host, settings.health.port)
     except http.CannotListen as error:
         raise SettingsError(f"POSTLANE_HEALTH__PORT: {error}. Choose another port, or 0 for none.") from error
-    async with http.serving(health.application(checks, metrics.exposition), listening):
+    async with http.serving(health.application(checks, metrics.exposition, servers.all), listening):
         yield
 
 
@@ -169,7 +258,7 @@ def _check_pickups(mailboxes: Directory) -> None:
         raise SettingsError("\n".join(problems))
 
 
-def _both(*observers: Observe) -> Observe:
+def _all(*observers: Observe) -> Observe:
     def observe(event: Event) -> None:
         for observer in observers:
             observer(event)

@@ -12,41 +12,57 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from contracts.address import AddrSpec
 from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus
 from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
-from worker.domain import report
+from worker.domain import mass, report
 from worker.domain.carry import pack, unpack
 from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
     Acknowledge,
     Decision,
+    Split,
     Trial,
     WaitUntil,
     after_attempt,
     again,
+    expand,
     expire,
+    put_off,
     puzzle,
     refuse,
     reject,
+    suppress,
     while_busy,
     while_held,
+    while_kept,
     while_paced,
 )
 from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
-from worker.domain.mailbox import Directory, Endpoint, Mailbox
+from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
 from worker.domain.message import OutgoingMessage, compose, sender_of
 from worker.domain.permission import authorise
 from worker.domain.report import Case, due_since
+from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
-from worker.domain.routing import Refusal, Route, check_sender, route
-from worker.domain.verdict import Row
+from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
+from worker.domain.verdict import Action, Row, Scope, Verdict
+from worker.domain.wording import (
+    Overdue,
+    Unreadable,
+    Unrenderable,
+    Wording,
+    filled,
+    ordered,
+    refusal_of,
+    worded,
+)
 from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
@@ -67,6 +83,7 @@ from worker.ports import (
     Recalled,
     Register,
     Settlement,
+    Templates,
     Transport,
     Underway,
     Waiting,
@@ -75,6 +92,7 @@ from worker.resting import RestingChannels
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _OLDEST_DATE = timedelta(days=30)
 
@@ -105,6 +123,7 @@ class Courier:
     gate: Gate
     transports: Mapping[type[Endpoint], Transport]
     files: Files
+    templates: Templates
     policy: RetryPolicy
     clock: Clock
     dice: Dice
@@ -139,7 +158,7 @@ class Courier:
         key = _key(notification)
         match await self.ledger.claim(key, digest(notification), progress, now):
             case Finished(results, further, told):
-                repeated = again(key, results, further, told=told, own_copy=bool(intake.carry))
+                repeated = again(key, notification, results, further, told=told, own_copy=bool(intake.carry))
                 return _packed(repeated, notification)
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN), intake.carry)
@@ -156,10 +175,7 @@ class Courier:
         """Deliver a claimed notification and record what came of it, before anybody is told."""
         handover = _Handover(self.ledger, claimed, self.observe)
         try:
-            if doubtful and case.notification.on_doubt is OnDoubt.HOLD:
-                decision = puzzle(case, _CRASHED, _open(case))
-            else:
-                decision = await self._due(_with_doubts(case) if doubtful else case, handover)
+            decision = await self._addressed(case, handover, doubtful=doubtful)
         except Exception as error:  # noqa: BLE001 - the boundary: a bug must not become a loop of redeliveries
             self.observe(Crashed("courier", case.notification.id, error))
             conclude, bug = (puzzle, _BUG_AFTER) if handover.begun or doubtful else (refuse, _BUG_BEFORE)
@@ -195,7 +211,8 @@ class Courier:
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN))
             case Finished(results=results):
-                return Decision(results, Acknowledge())
+                parts = mass.cancellations(wish, results[-1].expanded_into or 0)
+                return Decision(results, Split(parts) if parts else Acknowledge())
             case Recalled(claimed, last):
                 cancelled = report.cancelled(wish, properties, last, now)
                 settlement = Settlement(claimed.progress, (cancelled,), None, properties.reply_to)
@@ -204,35 +221,121 @@ class Courier:
                     return Decision((), WaitUntil(now + _LOOK_AGAIN))
                 return Decision(to_tell, Acknowledge(), key=claimed.key)
 
+    async def _addressed(self, case: Case, handover: _Handover, *, doubtful: bool) -> Decision:
+        """Fill in what an event's rule gives, and go on with that."""
+        notification = case.notification
+        if notification.event is not None:
+            match await self._by_rule(case, notification.event):
+                case Decision() as ended:
+                    return puzzle(case, _CRASHED, _open(case)) if doubtful else ended
+                case Notification() as notification:
+                    case = replace(case, notification=notification)
+        if doubtful and notification.on_doubt is OnDoubt.HOLD:
+            return puzzle(case, _CRASHED, _open(case))
+        return await self._due(_with_doubts(case) if doubtful else case, handover)
+
+    async def _by_rule(self, case: Case, event: str) -> Notification | Decision:
+        notification = case.notification
+        match await self.templates.rule(event, notification.tenant):
+            case Unreadable() as away:
+                return put_off(case, refusal_of(away), self.policy, _open(case), self.dice())
+            case rule:
+                whole = filled(notification, rule)
+        if isinstance(whole, Refusal):
+            return refuse(case, whole, _open(case))
+        forbidden = authorise(whole, case.properties, self.directory, by_rule=True)
+        return refuse(case, forbidden, _open(case)) if forbidden else whole
+
     async def _due(self, case: Case, handover: _Handover) -> Decision:
         notification = case.notification
         if notification.expired(case.now):
             return expire(case, _open(case))
         if notification.not_before is not None and notification.not_before > case.now:
             return Decision((), WaitUntil(notification.not_before, case.progress))
-        match route(notification, self.directory):
+        scope = scope_of(notification)
+        restraint = self.directory.restraint_of(scope)
+        match stopped(notification, scope, restraint):
             case Refusal() as refusal:
                 return refuse(case, refusal, _open(case))
-            case Route(mailbox) as chosen:
-                refused = check_sender(notification, mailbox)
-                return refuse(case, refused, _open(case)) if refused else await self._routed(case, chosen, handover)
+            case Verdict() as verdict:
+                return while_kept(case, verdict, _open(case), self.dice())
+            case None:
+                return await self._through(case, restraint, handover)
 
-    async def _routed(self, case: Case, chosen: Route, handover: _Handover) -> Decision:
+    async def _through(self, case: Case, restraint: Restraint, handover: _Handover) -> Decision:
+        """Through the first mailbox that is available, or the next one while nothing was handed over."""
+        passed: dict[str, Unavailable] = {}
+        waiting: list[Decision] = []
+        choice = route(case.notification, self.directory)
+        while True:
+            match choice:
+                case Refusal():
+                    return refuse(case, choice, _open(case))
+                case Wait(chosen) if suppressed(chosen.mailbox, restraint):
+                    return suppress(case, chosen, _open(case))
+                case Wait(chosen, unavailable):
+                    return while_kept(case, unavailable.verdict, _open(case), self.dice(), chosen)
+                case Route():
+                    found = await self._routed(case, choice, restraint, handover)
+            if isinstance(found, Decision):
+                return found
+            passed[choice.mailbox.name] = found.unavailable
+            waiting.append(found.decision)
+            choice = route(case.notification, self.directory, passed.get)
+            if not isinstance(choice, Route) or case.progress.doubted:
+                return min(waiting, key=_again_at)
+
+    async def _routed(
+        self, case: Case, chosen: Route, restraint: Restraint, handover: _Handover
+    ) -> Decision | _Elsewhere:
         mailbox = chosen.mailbox
-        envelope = Envelope.of(sender_of(case.notification, mailbox).spec, _open(case))
-        trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
+        if refused := check_sender(presented(case.notification, chosen), mailbox):
+            return refuse(case, refused, _open(case))
+        if suppressed(mailbox, restraint):
+            return suppress(case, chosen, _open(case))
+        if mass.to_many(case.notification):
+            return expand(case)
+        trial = Trial(case, chosen, self.policy, _open(case), None, case.now, self.dice())
+        found = await self._worded(trial)
+        if isinstance(found, Decision):
+            return found
+        case = replace(case, notification=found)
+        sent = outgoing(case.notification, chosen, restraint, _open(case))
+        if isinstance(sent, Refusal):
+            return refuse(case, sent, _open(case))
+        case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
+        envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
+        trial = replace(trial, case=case, route=sent.route, tried=sent.tried)
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
-                return while_held(trial, verdict, until)
+                return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
             case Paced(slot, verdict):
-                return while_paced(trial, verdict, slot)
+                return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
-                return await self._admitted(trial, envelope, admission, handover)
+                return await self._admitted(trial, sent, envelope, admission, handover)
 
-    async def _admitted(self, trial: Trial, envelope: Envelope, admission: Admission, handover: _Handover) -> Decision:
+    async def _worded(self, trial: Trial) -> Notification | Decision:
+        """The notification with the words that its template gives it, or what follows where there are none."""
+        case = trial.case
+        order = ordered(case.notification)
+        if order is None:
+            return case.notification
+        match await self.templates.render(order):
+            case Wording() as wording:
+                return worded(case.notification, wording)
+            case Unrenderable() as fault:
+                return refuse(case, refusal_of(fault), trial.tried)
+            case Unreadable() as away:
+                return put_off(case, refusal_of(away), self.policy, trial.tried, trial.dice)
+            case Overdue():
+                return while_busy(trial)
+
+    async def _admitted(
+        self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
+    ) -> Decision | _Elsewhere:
         case, mailbox = trial.case, trial.route.mailbox
         try:
-            message = await self._compose(case, mailbox)
+            message = await self._compose(case, sent)
             used, submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
@@ -243,10 +346,10 @@ class Courier:
         trial = replace(
             trial, route=replace(trial.route, mailbox=used), message_id=message.message_id, now=self.clock()
         )
-        return await self._judged(trial, submission, admission)
+        return await self._judged(trial, answered(submission, sent), admission, handover)
 
-    async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
-        notification = case.notification
+    async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
+        notification, mailbox = sent.notification, sent.route.mailbox
         files = await self.files.fetch(notification.attachments)
         size = sum(map(len, (notification.text or "", notification.html or "", *files)))
         if size <= _THREAD_ABOVE:
@@ -285,15 +388,22 @@ class Courier:
             self.observe(Crashed("submit", case.notification.id, error))
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
-    async def _judged(self, trial: Trial, submission: Submission, admission: Admission) -> Decision:
+    async def _judged(
+        self, trial: Trial, submission: Submission, admission: Admission, handover: _Handover
+    ) -> Decision | _Elsewhere:
         if isinstance(submission, Busy | Fenced):
             await self.gate.cleared(admission, tried=False)
-            return while_busy(trial)
+            waiting = while_busy(trial)
+            return _Elsewhere(waiting, Unavailable(_BUSY)) if isinstance(submission, Busy) else waiting
         judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        return after_attempt(trial, judgement, await self._rest(admission, judgement, trial.now, tried=not ours))
+        until = await self._rest(admission, judgement, trial.now, tried=not ours)
+        decision = after_attempt(trial, judgement, until)
+        if judgement.pause is None or handover.begun:
+            return decision
+        return _Elsewhere(decision, Unavailable(judgement.pause, until))
 
     async def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
@@ -305,6 +415,14 @@ class Courier:
         until = await self.gate.paused(admission, verdict, now)
         self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
         return until
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """Nothing was handed over: another mailbox of the scope may take it; if there is none, this is decided."""
+
+    decision: Decision
+    unavailable: Unavailable
 
 
 class _Handover:
@@ -330,13 +448,21 @@ def _open(case: Case) -> tuple[AddrSpec, ...]:
     return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
 
 
+def _again_at(decision: Decision) -> datetime:
+    """When it is tried again; what is not comes last."""
+    return decision.disposition.when if isinstance(decision.disposition, WaitUntil) else _NEVER
+
+
 def _key(notification: Notification) -> Key:
     return Key(notification.tenant.lower(), notification.id)
 
 
 def digest(notification: Notification) -> str:
     """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
-    content = {**notification.model_dump(mode="json"), "tenant": notification.tenant.lower()}
+    said = notification.model_dump(
+        mode="json", exclude_defaults=True
+    )  # a field that comes to the contract changes none
+    content = {**said, "tenant": notification.tenant.lower()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -377,6 +503,8 @@ def _forged(intake: Intake) -> Refusal | None:
 def _missing(error: FileMissing) -> Refusal:
     return Refusal("attachment", "attachments", str(error), "Put the file there first, then replay the dead letter.")
 
+
+_BUSY = Verdict("busy", Scope.MAILBOX, Action.PAUSE, "All of its connections are in use.")
 
 _USED_ID = Refusal(
     "duplicate-id",

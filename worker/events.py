@@ -79,9 +79,15 @@ class TokenFetched:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUp:
-    """Connected, and our consumers exist on the broker."""
+    """Connected, and our consumers exist on the broker.
+
+    Attributes:
+        lanes: how many are consumed.
+        missing: lanes that do not exist though there are some behind them.
+    """
 
     lanes: int
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,30 @@ class BrokerDown:
 
     problem: str
     retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerBlocked:
+    """The broker takes nothing from publishers: no mail is begun until it does."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUnblocked:
+    """The broker takes results again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSilent:
+    """A lane holds messages that the broker did not send us; the link is given up and made anew.
+
+    Attributes:
+        seconds: how long nothing had come.
+    """
+
+    lane: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +184,9 @@ Event = (
     | TokenFetched
     | BrokerUp
     | BrokerDown
+    | BrokerBlocked
+    | BrokerUnblocked
+    | ConsumerSilent
     | ReplyFailed
     | Overtaken
     | StoreLost

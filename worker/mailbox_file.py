@@ -5,31 +5,49 @@ A secret may stand in the file, in a file of its own (`…_file`) or in an envir
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from contracts.address import AddrSpec, parse
-from contracts.model import HeaderText, TenantName
+from contracts.model import HeaderText, PartName, TenantName
 from worker.domain.mailbox import (
     ClientSecret,
     Credentials,
     Directory,
     Endpoint,
     GraphEndpoint,
+    Limits,
     Mailbox,
     NoLogin,
     Password,
     PickupDirectory,
     PickupFlavour,
     Producer,
+    Rank,
+    Redirect,
+    Restraint,
     SessionLimits,
     SmtpEndpoint,
+    Stop,
+    Tenant,
     Tls,
 )
 from worker.unusable import Unusable
@@ -39,7 +57,46 @@ MICROSOFT_SCOPE = "https://outlook.office365.com/.default"
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 _OFFICE365 = {"host": "smtp.office365.com", "port": 587, "tls": "starttls", "connections": 1}
+# https://learn.microsoft.com/en-us/office365/servicedescriptions/exchange-online-service-description/exchange-online-limits
+_OFFICE365_LIMITS = {"connections": 3, "per_minute": 30, "recipients_per_day": 10_000}
 
+
+def _domain(text: str) -> str:
+    """`domain` or `*.domain`, in ASCII."""
+    if "@" in text:
+        raise ValueError("is an address; write the domain alone, or *. before it for those below it")
+    below = "*." if text.startswith("*.") else ""
+    return f"{below}{parse(f'x@{text.removeprefix(below)}').domain}"
+
+
+def _address(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        _sender(text)
+    return texts
+
+
+def _host(text: str) -> str:
+    """A name or an address, without a port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    bare = text.strip("[]")
+    if not bare or re.search(r"[\s/@]", bare) or (":" in bare and bare.count(":") == 1):
+        raise ValueError("must be a host name or an IP address; the port is a key of its own")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+AddressText = Annotated[str, AfterValidator(_address)]
+Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
+DomainText = Annotated[str, AfterValidator(_domain)]
+Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -54,12 +111,12 @@ class _Table(BaseModel):
 class _OAuth(_Table):
     """App registration with client secret."""
 
-    client_id: str
-    tenant_id: str | None = None
+    client_id: Text
+    tenant_id: Text | None = None
     authority: str | None = None
     oidc_issuer: str | None = None
-    scope: str = MICROSOFT_SCOPE
-    username: str | None = None
+    scope: Text = MICROSOFT_SCOPE
+    username: Text | None = None
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     client_secret_env: str | None = None
@@ -78,7 +135,7 @@ class _OAuth(_Table):
 class _Login(_Table):
     """Basic SMTP AUTH."""
 
-    username: str
+    username: Text
     password: SecretStr | None = None
     password_file: Path | None = None
     password_env: str | None = None
@@ -93,6 +150,16 @@ class _Pickup(_Table):
     flavour: PickupFlavour = PickupFlavour.IIS
     mode: Annotated[str, StringConstraints(pattern=r"^0?[0-7]{3}$")] = "660"
     group: str | None = None
+
+
+class _Limits(_Table):
+    """What a mailbox may do, all workers together."""
+
+    connections: Annotated[int | None, Field(ge=1)] = None
+    per_minute: Annotated[int | None, Field(ge=1)] = None
+    recipients_per_day: Annotated[int | None, Field(ge=1)] = None
+    recipients_per_message: Annotated[int | None, Field(ge=1)] = None
+    max_size: Annotated[int | None, Field(ge=1)] = None
 
 
 class _Graph(_Table):
@@ -114,12 +181,24 @@ class _Graph(_Table):
 class _Mailbox(_Table):
     """One mailbox."""
 
-    address: str
+    address: AddressText
     display_name: HeaderText = ""
+    enabled: bool = True
     tenants: tuple[TenantName, ...] = ()
-    senders: tuple[str, ...] = ()
+    sites: tuple[PartName, ...] | None = None
+    components: tuple[PartName, ...] | None = None
+    priority: Rank = Rank.NORMAL
+    purposes: tuple[Category, ...] | None = None
+    fallback_for: tuple[Category, ...] = ()
+    senders: Senders = ()
+    allowed_domains: tuple[DomainText, ...] = ()
+    catch_all: AddressText | None = None
+    catch_all_cc: AddressText | None = None
+    redirect_to: AddressText | None = None
+    suppress: bool = False
+    limits: _Limits = _Limits()
     preset: Literal["office365"] | None = None
-    host: str | None = None
+    host: Annotated[str, AfterValidator(_host)] | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
     helo: Annotated[
@@ -138,12 +217,14 @@ class _Mailbox(_Table):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, value: Any) -> Any:
-        preset = isinstance(value, Mapping) and value.get("preset") == "office365"
-        return {**_OFFICE365, **value} if preset else value
+        if not isinstance(value, Mapping) or value.get("preset") != "office365":
+            return value
+        limits = value.get("limits", {})
+        with_limits = {**_OFFICE365_LIMITS, **limits} if isinstance(limits, Mapping) else limits
+        return {**_OFFICE365, **value, "limits": with_limits}
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:
-        parse(self.address)
         if self.oauth and self.login:
             raise ValueError("has both [oauth] and [login]; keep one")
         if self.pickup and (self.oauth or self.login or self.tls or self.port or self.graph):
@@ -155,6 +236,21 @@ class _Mailbox(_Table):
         self._ordered()
         if self.host is not None:
             self._fitting()
+        return self
+
+    @model_validator(mode="after")
+    def _one_role(self) -> Self:
+        bound = self.sites is not None or self.components is not None
+        if bound and not self.tenants:
+            raise ValueError("sites and components are a tenant's: name it in `tenants`")
+        if self.priority is Rank.DEFAULT and not self.tenants:
+            raise ValueError('priority = "default" is for one server of a tenant; the platform\'s is the key `default`')
+        if self.fallback_for and (bound or self.purposes is not None or "priority" in self.model_fields_set):
+            raise ValueError(
+                "a mailbox with fallback_for is in no pool: leave out sites, components, purposes, priority"
+            )
+        if self.catch_all_cc and not self.catch_all:
+            raise ValueError("catch_all_cc needs catch_all")
         return self
 
     def _ordered(self) -> None:
@@ -172,10 +268,22 @@ class _Mailbox(_Table):
             raise ValueError(f'port {port} and tls = "{tls}" do not fit: 465 is implicit, 587 is starttls')
 
 
-class _Tenant(_Table):
-    """A tenant that is known without having a mailbox of its own."""
+class _Restraint(_Table):
+    """What keeps mail back."""
 
-    use_default: bool = True
+    stop: Stop | None = None
+    suppress: bool = False
+    redirect_to: AddressText | None = None
+    purposes_off: tuple[Category, ...] = ()
+
+
+class _Tenant(_Restraint):
+    """A known tenant, and what holds for all of its mail."""
+
+    use_default: bool | None = None
+    choose_mailbox: bool = True
+    sites: dict[PartName, _Restraint] = Field(default_factory=dict)
+    components: dict[PartName, _Restraint] = Field(default_factory=dict)
 
 
 class _Producer(_Table):
@@ -184,10 +292,12 @@ class _Producer(_Table):
     user: str
     tenants: tuple[TenantName, ...] = ()
     categories: tuple[str, ...] = ()
+    senders: Senders = ()
 
 
 class _File(_Table):
     default: Name | None = None
+    platform: _Restraint = _Restraint()
     mailboxes: dict[Name, _Mailbox] = Field(default_factory=dict)
     tenants: dict[TenantName, _Tenant] | None = None
     producers: tuple[_Producer, ...] | None = None
@@ -198,12 +308,27 @@ class _File(_Table):
             raise ValueError(f"default names mailbox {self.default!r}, which is not in the file")
         if self.default is not None and self.mailboxes[self.default].tenants:
             raise ValueError(f"the default mailbox {self.default!r} must not belong to tenants")
-        owners: dict[str, str] = {}
-        for name, mailbox in self.mailboxes.items():
-            for tenant in map(str.lower, mailbox.tenants):
-                if tenant in owners:
-                    raise ValueError(f"tenant {tenant!r} has two mailboxes, {owners[tenant]!r} and {name!r}")
-                owners[tenant] = name
+        if self.default is not None and self.mailboxes[self.default].fallback_for:
+            raise ValueError(f"the default mailbox {self.default!r} must not be a fall-back")
+        _once("tenant", map(str.lower, self.tenants or ()))
+        _once("producer", (item.user for item in self.producers or ()))
+        for name, tenant in (self.tenants or {}).items():
+            _once(f"site of tenant {name!r}", map(str.lower, tenant.sites))
+            _once(f"component of tenant {name!r}", map(str.lower, tenant.components))
+        return self
+
+    @model_validator(mode="after")
+    def _one_default(self) -> Self:
+        defaults = [(name, item) for name, item in self.mailboxes.items() if item.priority is Rank.DEFAULT]
+        for (one, first), (other, second) in combinations(defaults, 2):
+            shared = _lower(first.tenants) & _lower(second.tenants)
+            narrow = [(item.sites is not None) + (item.components is not None) for item in (first, second)]
+            meet = _overlap(first.sites, second.sites) and _overlap(first.components, second.components)
+            if shared and meet and narrow[0] == narrow[1]:
+                raise ValueError(
+                    f"tenant {min(shared)!r} has two defaults for the same mail, {one!r} and {other!r}: "
+                    "give one of them another priority, or bind them to different sites or components"
+                )
         return self
 
 
@@ -218,7 +343,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
         MailboxFileError: it cannot be read or is wrong.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MailboxFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -227,24 +352,47 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
         file = _File.model_validate(tree)
         return _directory(file, environment)
     except ValidationError as error:
-        raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from error
+        # Without its cause, which shows the values that it refuses.
+        raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from None
     except ValueError as error:
-        raise MailboxFileError(f"{path}: {error}") from error
+        raise MailboxFileError(f"{path}: {error}") from None
 
 
 def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
     return Directory(
         mailboxes={name: _mailbox(name, table, environment) for name, table in file.mailboxes.items()},
         default=file.default,
-        tenants={name.lower(): item.use_default for name, item in file.tenants.items()}
+        tenants={name.lower(): _tenant(item) for name, item in file.tenants.items()}
         if file.tenants is not None
         else None,
         producers={
-            item.user: Producer(item.user, _lower(item.tenants), frozenset(item.categories)) for item in file.producers
+            item.user: Producer(
+                item.user, _lower(item.tenants), frozenset(item.categories), frozenset(map(_sender, item.senders))
+            )
+            for item in file.producers
         }
         if file.producers is not None
         else None,
+        restraint=_restraint(file.platform),
     )
+
+
+def _tenant(table: _Tenant) -> Tenant:
+    return Tenant(
+        use_default=table.use_default,
+        choose=table.choose_mailbox,
+        restraint=_restraint(table),
+        sites={name.lower(): _restraint(item) for name, item in table.sites.items()},
+        components={name.lower(): _restraint(item) for name, item in table.components.items()},
+    )
+
+
+def _restraint(table: _Restraint) -> Restraint:
+    return Restraint(table.stop, table.suppress, _redirect(table.redirect_to), frozenset(table.purposes_off))
+
+
+def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
+    return Redirect(parse(to), parse(cc) if cc else None) if to else None
 
 
 def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mailbox:
@@ -257,7 +405,18 @@ def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mail
             endpoint=first,
             further=tuple(further),
             tenants=_lower(table.tenants),
-            senders=frozenset(_sender(item) for item in table.senders),
+            senders=frozenset(map(_sender, table.senders)),
+            sites=_lower(table.sites) if table.sites is not None else None,
+            components=_lower(table.components) if table.components is not None else None,
+            rank=table.priority,
+            enabled=table.enabled,
+            purposes=frozenset(table.purposes) if table.purposes is not None else None,
+            fallback_for=frozenset(table.fallback_for),
+            limits=Limits(**table.limits.model_dump()),
+            allowed_domains=frozenset(table.allowed_domains),
+            catch_all=_redirect(table.catch_all, table.catch_all_cc),
+            redirect=_redirect(table.redirect_to),
+            suppress=table.suppress,
         )
     except ValueError as error:
         raise ValueError(f"mailboxes.{name}: {error}") from error
@@ -298,7 +457,7 @@ def _smtp(table: _Mailbox, environment: Mapping[str, str]) -> SmtpEndpoint:
         tls=tls,
         credentials=_credentials(table, parse(table.address), environment),
         limits=SessionLimits(
-            connections=table.connections or SessionLimits().connections,
+            connections=min(filter(None, (table.connections or SessionLimits().connections, table.limits.connections))),
             messages=table.messages_per_connection,
             idle=timedelta(seconds=table.idle_seconds),
         ),
@@ -312,6 +471,8 @@ def _pickup(table: _Pickup) -> PickupDirectory:
     if not directory.is_absolute():
         raise ValueError(f"pickup.directory {directory} must be an absolute path of this machine")
     staging = PurePath(table.staging) if table.staging else directory.with_name(f"{directory.name}.staging")
+    if not staging.is_absolute():
+        raise ValueError(f"pickup.staging {staging} must be an absolute path of this machine")
     return PickupDirectory(directory, staging, table.flavour, int(table.mode, 8), table.group)
 
 
@@ -344,8 +505,9 @@ def _secret(
     if file is not None:
         try:
             value = SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
-        except OSError as error:
-            raise ValueError(f"{what}_file: {file} cannot be read: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ValueError(f"{what}_file: {file} cannot be read: {why}") from None
     elif variable is not None:
         value = SecretStr(environment.get(variable, ""))
     if value is None or not value.get_secret_value():
@@ -368,13 +530,28 @@ def _ascii_host(host: str) -> str:
 
 
 def _existing(path: Path | None) -> str | None:
-    if path is not None and not path.is_file():
+    if path is None:
+        return None
+    if not path.is_file():
         raise ValueError(f"ca_file {path} is no file")
-    return str(path) if path is not None else None
+    if b"-----BEGIN CERTIFICATE-----" not in path.read_bytes():
+        raise ValueError(f"ca_file {path} holds no certificate in PEM form")
+    return str(path)
 
 
-def _lower(names: tuple[str, ...]) -> frozenset[str]:
+def _lower(names: Iterable[str]) -> frozenset[str]:
     return frozenset(map(str.lower, names))
+
+
+def _once(what: str, names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{what} {name!r} is listed twice")
+
+
+def _overlap(one: Iterable[str] | None, other: Iterable[str] | None) -> bool:
+    """Whether two bindings have mail in common; None is everything."""
+    return one is None or other is None or bool(_lower(one) & _lower(other))
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

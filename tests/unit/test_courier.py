@@ -19,12 +19,12 @@ from contracts.cancellation import CANCELLATION_TYPE, Cancellation
 from contracts.delivery import DeliveryStatus, Result
 from contracts.wire import Properties, encode
 from tests.factories import JANA, NOON, OMAR, directory, document, mailbox, progress, verdict
-from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTransport, Journal
+from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTemplates, FakeTransport, Journal
 from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Directory, Mailbox, SmtpEndpoint
+from worker.domain.mailbox import Directory, Mailbox, Rank, Redirect, Restraint, SmtpEndpoint, Stop
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
@@ -48,6 +48,7 @@ class House:
     clock: Clock = field(default_factory=Clock)
     gate: FakeGate = field(default_factory=FakeGate)
     files: FakeFiles = field(default_factory=FakeFiles)
+    templates: FakeTemplates = field(default_factory=FakeTemplates)
     events: Events = field(default_factory=Events)
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class House:
             gate=self.gate,
             transports={SmtpEndpoint: self.transport},
             files=self.files,
+            templates=self.templates,
             policy=self.policy,
             clock=self.clock,
             dice=lambda: 0.5,
@@ -792,6 +794,226 @@ async def test_refusal_after_somebody_has_the_mail_does_not_say_that_it_was_reje
     courier = replace(house.courier, directory=directory())
     result = only(await courier.deliver(Intake(json.dumps(document(**PARTLY)).encode(), Properties(), waiting.carry)))
     assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+
+
+# ---------------------------------------------------------------- several servers
+
+FIRST = mailbox("first", "first@contoso.com", tenants=frozenset({"contoso"}), rank=Rank.HIGH)
+SECOND = mailbox("second", "second@contoso.com", tenants=frozenset({"contoso"}))
+POOL = directory(FIRST, SECOND)
+UNREACHABLE = Broken(Stage.CONNECT, Fault.UNREACHABLE, "refused")
+LOST = Broken(Stage.DOT, Fault.TIMEOUT, "no answer within 600 s")
+
+
+def used(house: House) -> list[str]:
+    return [box.name for box, _, _ in house.transport.sent]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(UNREACHABLE, id="no-connection"),
+        pytest.param(Broken(Stage.CONNECT, Fault.CERTIFICATE, "expired"), id="certificate"),
+        pytest.param(Refused(Stage.AUTH, Reply.parse("535 5.7.139 disabled"), mechanism="login"), id="login"),
+        pytest.param(Refused(Stage.MAIL, Reply.parse("432 4.3.2 Concurrent connections limit exceeded")), id="limit"),
+        pytest.param(Busy(), id="all-connections-in-use"),
+    ],
+)
+async def test_mail_that_a_server_cannot_take_goes_to_the_next_one_at_once(failure: Submission) -> None:
+    house = House(POOL)
+    house.transport.never_asks = True
+    house.answers(failure, Accepted(OK))
+    result = only(await house.deliver())
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert used(house) == ["first", "second"]
+    assert result.mailbox is not None
+    assert (result.mailbox.name, result.mailbox.because, result.attempt) == ("second", "priority", 1)
+    assert "Passed over 'first'" in (result.mailbox.why or "")
+
+
+async def test_server_that_rests_is_passed_over_without_being_asked() -> None:
+    house = House(POOL)
+    house.gate.holds["first"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    assert only(await house.deliver()).status is DeliveryStatus.ACCEPTED
+    assert used(house) == ["second"]
+
+
+async def test_mail_waits_for_the_server_that_is_back_first() -> None:
+    house = House(POOL)
+    house.gate.holds["first"] = Hold(NOON + timedelta(minutes=10), THROTTLED)
+    house.gate.holds["second"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    decision = await house.deliver()
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    assert timedelta(minutes=10) <= when(decision) - NOON < timedelta(minutes=11)
+    assert used(house) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        pytest.param(Refused(Stage.RCPT, Reply.parse("550 5.1.1 unknown")), "failed", id="recipient-refused"),
+        pytest.param(GREYLISTED, "deferred", id="greylisted"),
+        pytest.param(LOST, "in_doubt", id="after-the-dot"),
+    ],
+)
+async def test_what_is_no_fault_of_the_server_or_may_have_been_accepted_goes_nowhere_else(
+    answer: Submission, status: str
+) -> None:
+    house = House(POOL)
+    house.answers(answer)
+    assert only(await house.deliver()).status == status
+    assert used(house) == ["first"]
+
+
+async def test_second_copy_of_a_doubtful_mail_waits_for_its_server() -> None:
+    house = House(POOL)
+    house.answers(LOST)
+    waiting = await house.deliver(on_doubt="resend")
+    house.clock.now = when(waiting)
+    house.gate.holds["first"] = Hold(house.clock.now + timedelta(hours=1), THROTTLED)
+    assert only(await house.deliver(waiting.carry, on_doubt="resend")).status is DeliveryStatus.DEFERRED
+    assert used(house) == ["first"]
+
+
+async def test_own_server_that_is_down_leaves_nothing_to_the_default() -> None:
+    house = House(directory(FIRST, PLATFORM, default="platform"))
+    house.transport.never_asks = True
+    house.answers(UNREACHABLE)
+    assert only(await house.deliver()).status is DeliveryStatus.DEFERRED
+    assert used(house) == ["first"]
+
+
+# ---------------------------------------------------------------- what keeps mail back
+
+SANDBOX = parse("sandbox@test.example")
+
+
+async def test_switched_off_server_keeps_its_mail_waiting_beyond_the_retry_horizon() -> None:
+    house = House(directory(replace(FIRST, enabled=False)))
+    waiting = await house.deliver()
+    result = only(waiting)
+    assert result.status is DeliveryStatus.DEFERRED
+    assert result.reason is not None
+    assert result.reason.kind == "disabled"
+    house.clock.forward(timedelta(days=3))
+    later = await house.deliver(waiting.carry)
+    assert later.results == ()
+    assert when(later) > house.clock.now
+    house.courier = replace(house.courier, directory=directory(FIRST))
+    house.clock.now = when(later)
+    assert only(await house.deliver(later.carry)).status is DeliveryStatus.ACCEPTED
+
+
+async def test_stop_switch_holds_mail_and_lets_it_go_when_it_is_lifted() -> None:
+    house = House(directory(FIRST, restraint=Restraint(stop=Stop.HOLD)))
+    waiting = await house.deliver()
+    assert only(waiting).reason is not None
+    assert only(waiting).mailbox is None
+    assert house.transport.sent == []
+    house.courier = replace(house.courier, directory=directory(FIRST))
+    house.clock.now = when(waiting)
+    assert only(await house.deliver(waiting.carry)).status is DeliveryStatus.ACCEPTED
+
+
+async def test_mail_that_expires_behind_a_stop_switch_is_told_as_expired() -> None:
+    house = House(directory(FIRST, restraint=Restraint(stop=Stop.HOLD)))
+    fields = {"expires_at": (NOON + timedelta(seconds=3)).isoformat()}
+    waiting = await house.deliver(**fields)
+    assert when(waiting) == NOON + timedelta(seconds=3)
+    house.clock.now = when(waiting)
+    assert only(await house.deliver(waiting.carry, **fields)).status is DeliveryStatus.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        pytest.param(directory(FIRST, restraint=Restraint(stop=Stop.REFUSE)), "stopped", id="stopped"),
+        pytest.param(
+            directory(FIRST, restraint=Restraint(purposes_off=frozenset({"password-reset"}))), "purpose-off", id="off"
+        ),
+        pytest.param(directory(tenants={"contoso": False}), "no-mailbox", id="unconfigured"),
+    ],
+)
+async def test_password_reset_that_cannot_be_sent_is_refused_at_once(known: Directory, kind: str) -> None:
+    house = House(known)
+    decision = await house.deliver(category="password-reset")
+    result = only(decision)
+    assert (result.status, result.final) == (DeliveryStatus.REJECTED, True)
+    assert result.reason is not None
+    assert result.reason.kind == kind
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.transport.sent == []
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(directory(FIRST, restraint=Restraint(suppress=True)), id="scope"),
+        pytest.param(directory(replace(FIRST, suppress=True)), id="mailbox"),
+        pytest.param(directory(replace(FIRST, enabled=False), restraint=Restraint(suppress=True)), id="switched-off"),
+    ],
+)
+async def test_suppressed_mail_is_decided_and_done_with_and_nothing_leaves(known: Directory) -> None:
+    house = House(known)
+    decision = await house.deliver()
+    result = only(decision)
+    assert (result.status, result.final, result.attempt) == (DeliveryStatus.SUPPRESSED, True, 0)
+    assert result.mailbox is not None
+    assert result.mailbox.name == "first"
+    assert decision.disposition == Acknowledge()
+    assert house.journal == ["claim", "settle"]
+
+
+async def test_redirected_mail_reaches_the_sandbox_and_the_result_says_so() -> None:
+    house = House(directory(FIRST, restraint=Restraint(redirect=Redirect(SANDBOX))))
+    result = only(await house.deliver(to=[str(JANA)], cc=[str(OMAR)], bcc=[str(EVE)]))
+    ((_, envelope, message),) = house.transport.sent
+    assert envelope.rcpt_to == (SANDBOX,)
+    assert message_from_bytes(message.content)["To"] == str(SANDBOX)
+    assert result.redirected_to == str(SANDBOX)
+    assert [each.address for each in result.recipients] == [str(JANA), str(OMAR), str(EVE)]
+
+
+async def test_refusal_of_the_sandbox_is_every_recipients_refusal() -> None:
+    house = House(directory(FIRST, restraint=Restraint(redirect=Redirect(SANDBOX))))
+    no = Reply.parse("450 4.2.0 Greylisted")
+    house.answers(Refused(Stage.RCPT, no, {SANDBOX: no}), Accepted(OK))
+    waiting = await house.deliver(to=[str(JANA), str(OMAR)])
+    assert [each.status for each in only(waiting).recipients] == ["deferred", "deferred"]
+    house.clock.now = when(waiting)
+    result = only(await house.deliver(waiting.carry, to=[str(JANA), str(OMAR)]))
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert house.recipients == [(SANDBOX,), (SANDBOX,)]
+
+
+async def test_recipient_outside_the_allowed_domains_is_named_and_not_reached() -> None:
+    house = House(directory(replace(FIRST, allowed_domains=frozenset({"fabrikam.com"}))))
+    result = only(await house.deliver(to=[str(JANA), "eve@elsewhere.org"]))
+    assert house.recipients == [(JANA,)]
+    assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert {each.address: each.kind for each in result.recipients} == {
+        str(JANA): "",
+        "eve@elsewhere.org": "recipient-not-allowed",
+    }
+
+
+async def test_mail_to_nobody_inside_the_allowed_domains_is_rejected() -> None:
+    house = House(directory(replace(FIRST, allowed_domains=frozenset({"contoso.com"}))))
+    result = only(await house.deliver())
+    assert result.status is DeliveryStatus.REJECTED
+    assert result.reason is not None
+    assert result.reason.kind == "recipient-not-allowed"
+
+
+async def test_fall_back_sends_in_its_own_name() -> None:
+    box = mailbox("fallback", "invites@platform.example", fallback_for=frozenset({"invite"}))
+    house = House(directory(box, tenants={"contoso": False}))
+    result = only(await house.deliver(category="invite", **{"from": "anna@contoso.com"}))
+    ((_, envelope, message),) = house.transport.sent
+    assert result.mailbox is not None
+    assert result.mailbox.because == "purpose"
+    assert str(envelope.mail_from) == "invites@platform.example"
+    assert message_from_bytes(message.content)["Reply-To"] == "anna@contoso.com"
 
 
 # ---------------------------------------------------------------- the whole life of a notification

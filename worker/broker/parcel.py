@@ -6,6 +6,7 @@ A message that comes back from a wait queue was published by a worker, so the br
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from typing import Any
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractIncomingMessage
+from pamqp.encode import field_table
 
+from contracts.cancellation import Cancellation
 from contracts.delivery import Result
+from contracts.notification import Notification
 from contracts.wire import JSON, Properties, encode
 from worker.courier import Intake
 from worker.domain.decision import DeadLetter
@@ -29,11 +33,12 @@ REASON = "x-postlane-reason"
 EXPLANATION = "x-postlane-explanation"
 DIED_AT = "x-postlane-died-at"
 KEY = "x-postlane-routing-key"
+MAILBOX = "x-postlane-mailbox"
 
 # Set by the broker, or orders to it: CC and BCC would send copies to queues of the producer's choice with our rights.
 _NOT_COPIED = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-opt-", "x-acquired-count", OURS)
 _ORDERS = frozenset({"cc", "bcc"})
-_LARGEST_HEADERS = 32 * 1024  # characters; with ours they must fit into one frame of 128 KiB
+_LARGEST_HEADERS = 32 * 1024  # octets; with ours they must fit into one frame of 128 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +72,16 @@ def received(message: AbstractIncomingMessage, own_login: str) -> Parcel:
         routing_key=message.routing_key or "",
         headers=dict(headers),
     )
-    not_before = hop.get(NOT_BEFORE)
     return Parcel(
         Intake(message.body, properties, _text(hop.get(CARRY)) or "", reserved),
-        datetime.fromtimestamp(not_before / 1000, UTC) if isinstance(not_before, int) else None,
+        _moment(hop.get(NOT_BEFORE)),
         -(message.priority or 4),
     )
 
 
 def parked(message: AbstractIncomingMessage, parcel: Parcel, until: datetime, carry: str, login: str) -> Message:
     """The message as it goes into a wait queue: the same octets, our headers, a fresh AMQP id."""
-    ours = {NOT_BEFORE: int(until.timestamp() * 1000), CARRY: carry}
+    ours = {NOT_BEFORE: math.ceil(until.timestamp() * 1000), CARRY: carry}  # never early, not even by a fraction
     return _copy(message, parcel, ours, login)
 
 
@@ -90,9 +94,26 @@ def buried(
         EXPLANATION: dead.explanation[:1000],
         DIED_AT: now.isoformat(),
         KEY: message.routing_key or "",
+        MAILBOX: dead.mailbox,
         CARRY: carry,
     }
     return _copy(message, parcel, ours, login)
+
+
+def replayed(message: AbstractIncomingMessage, parcel: Parcel, body: bytes, carry: str, login: str) -> Message:
+    """A dead letter on its way again, with the octets that it is to have now."""
+    copy = _copy(message, parcel, {CARRY: carry}, login)
+    copy.body, copy.body_size = body, len(body)
+    return copy
+
+
+def part(message: AbstractIncomingMessage, parcel: Parcel, content: Notification | Cancellation, login: str) -> Message:
+    """What a message is split into: its producer's word still, in other octets and under another id."""
+    copy = _copy(message, parcel, {CARRY: "", MESSAGE_ID: content.id}, login)
+    copy.body = encode(content)
+    copy.body_size = len(copy.body)
+    copy.content_type, copy.content_encoding, copy.type = JSON, None, content.type
+    return copy
 
 
 def published(result: Result, login: str, *, message_id: str) -> Message:
@@ -119,7 +140,7 @@ def _copy(message: AbstractIncomingMessage, parcel: Parcel, ours: Mapping[str, A
         for name, value in message.headers.items()
         if not name.lower().startswith(_NOT_COPIED) and name.lower() not in _ORDERS
     }
-    if len(repr(kept)) > _LARGEST_HEADERS:
+    if len(field_table(kept)) > _LARGEST_HEADERS:
         kept = {"x-headers-dropped": f"{len(kept)} headers were too large to keep"}
     properties = parcel.intake.properties
     known = {PRODUCER: properties.user_id, MESSAGE_ID: properties.message_id}
@@ -139,6 +160,16 @@ def _copy(message: AbstractIncomingMessage, parcel: Parcel, ours: Mapping[str, A
     )
     copy.priority = message.priority or None
     return copy
+
+
+def _moment(milliseconds: object) -> datetime | None:
+    """None if it is no moment: what nobody can have meant must not wait for ever."""
+    if not isinstance(milliseconds, int):
+        return None
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _text(value: object) -> str | None:

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import check, config, demo, emulator, health, run, send, topology
+from worker.cli import (
+    cancel,
+    check,
+    config,
+    dead,
+    demo,
+    doubt,
+    emulator,
+    health,
+    route,
+    run,
+    send,
+    store,
+    topology,
+)
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -38,12 +52,17 @@ def _options(
 
 app.command("run")(run.run)
 app.command("send")(send.send)
+app.command("cancel")(cancel.cancel)
 app.command("check")(check.check)
+app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
+app.add_typer(dead.app, name="dead")
+app.add_typer(doubt.app, name="doubt")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:

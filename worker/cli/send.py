@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contracts.notification import Notification
     from worker.settings import Settings
 
-_WELL = ("accepted", "handed_over")
+_WELL = ("accepted", "handed_over", "expanded")
 _NO_ANSWER = 3
 
 _To = Annotated[list[str] | None, typer.Option("--to", help="Recipient; repeatable.")]
@@ -86,7 +86,7 @@ async def _send(settings: Settings, notification: Notification, timeout: float |
     from worker.broker.connection import BROKEN, explained
 
     def show(result: Result) -> None:
-        typer.echo(result.model_dump_json(exclude_none=True) if as_json else _line(result))
+        typer.echo(result.model_dump_json(exclude_none=True) if as_json else line(result))
 
     url = settings.broker.url.get_secret_value()
     try:
@@ -112,7 +112,8 @@ async def _send(settings: Settings, notification: Notification, timeout: float |
         raise Unusable(explained(error, bootstrap.broker_address(settings))) from error
 
 
-def _line(result: Result) -> str:
+def line(result: Result) -> str:
+    """A result for people."""
     mailbox = f"  via {result.mailbox.name} ({result.mailbox.because})" if result.mailbox else ""
     reply = f"  {result.server_reply}" if result.server_reply else ""
     lines = [f"{result.status}  {result.notification_id}{mailbox}{reply}"]

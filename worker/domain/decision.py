@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from contracts.address import AddrSpec
+from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus, RecipientStatus, Result
-from contracts.notification import Priority
-from worker.domain import report, retry
+from contracts.notification import Notification, Priority
+from worker.domain import mass, report, retry
 from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
@@ -22,12 +23,16 @@ _DONE_WITH = frozenset(
         DeliveryStatus.ACCEPTED,
         DeliveryStatus.HANDED_OVER,
         DeliveryStatus.EXPIRED,
+        DeliveryStatus.SUPPRESSED,
         DeliveryStatus.CANCELLED,
         DeliveryStatus.RESOLVED,
+        DeliveryStatus.EXPANDED,
     }
 )
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
+_KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
+_PUT_OFF = timedelta(seconds=20)
 _NOTICED = timedelta(seconds=60)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
@@ -47,14 +52,26 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Set it aside for a person, with the reason."""
+    """Set it aside for a person, with the reason.
+
+    Attributes:
+        mailbox: that it was last tried with, empty if none.
+    """
 
     kind: str
     explanation: str
     progress: Progress | None = None
+    mailbox: str = ""
 
 
-Disposition = Acknowledge | WaitUntil | DeadLetter
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Publish these in its place, and only then let the broker forget it."""
+
+    parts: tuple[Notification | Cancellation, ...]
+
+
+Disposition = Acknowledge | WaitUntil | DeadLetter | Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,7 @@ class Decision:
     @property
     def progress(self) -> Progress | None:
         """What is settled so far, if the message lives on."""
-        return None if isinstance(self.disposition, Acknowledge) else self.disposition.progress
+        return None if isinstance(self.disposition, Acknowledge | Split) else self.disposition.progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +140,34 @@ def expire(case: Case, tried: Sequence[AddrSpec]) -> Decision:
     return _ended(report.expired(case, _unsent(case, tried)), case.progress)
 
 
+def suppress(case: Case, chosen: Route, tried: Sequence[AddrSpec]) -> Decision:
+    """Everything is decided and nothing leaves."""
+    return _ended(report.suppressed(case, chosen, _unsent(case, tried)), case.progress)
+
+
 def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
     """Something went wrong that leaves open who has the mail: say so instead of guessing."""
     unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, refusal.kind) for rcpt in tried}
-    return _ended(report.refused(case, refusal, {**case.progress.settled, **unknown}), case.progress)
+    outcomes = {**case.progress.settled, **unknown}
+    return _ended(report.refused(case, refusal, outcomes, DeliveryStatus.IN_DOUBT), case.progress)
 
 
-def again(key: Key, results: tuple[Result, ...], progress: Progress, *, told: bool, own_copy: bool) -> Decision:
+def expand(case: Case) -> Decision:
+    """A mass mail: one part for each person, all of them published before the whole is forgotten."""
+    if refusal := mass.too_large(case.notification):
+        return refuse(case, refusal)
+    parts = mass.split(case.notification)
+    return Decision((report.expanded(case, len(parts), parts[-1].id),), Split(parts))
+
+
+def again(
+    key: Key, whole: Notification, results: tuple[Result, ...], progress: Progress, *, told: bool, own_copy: bool
+) -> Decision:
     """What is on record is the answer; what the worker that recorded it did not get done is done now.
 
     Args:
         key: of the notification.
+        whole: the notification.
         results: on record, the final one last.
         progress: what was settled.
         told: whether they were published and the message disposed of.
@@ -141,10 +175,26 @@ def again(key: Key, results: tuple[Result, ...], progress: Progress, *, told: bo
             may not have heard yet, so that is repeated all the same.
     """
     final = results[-1]
+    if not told and final.status is DeliveryStatus.EXPANDED:
+        return Decision(results, Split(mass.split(whole)), key=key)
     if not told:
         return replace(_ended(final, progress), results=results, key=key)
     silent = own_copy and final.status is not DeliveryStatus.CANCELLED
     return Decision(() if silent else results, Acknowledge())
+
+
+def put_off(case: Case, refusal: Refusal, policy: RetryPolicy, tried: Sequence[AddrSpec], dice: float) -> Decision:
+    """What it is written from cannot be had now: it waits, and no attempt is spent. The producer is told once."""
+    before, expires_at = case.progress, case.notification.expires_at
+    when = case.now + _PUT_OFF * (1 + dice)
+    if when >= due_since(case) + policy.horizon:
+        return refuse(case, refusal, tried)
+    when = min(when, expires_at) if expires_at else when
+    progress = replace(before, told=refusal.kind)
+    if before.told == refusal.kind:
+        return Decision((), WaitUntil(when, progress))
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, refusal.kind) for rcpt in tried}
+    return Decision((report.put_off(case, refusal, {**before.settled, **waiting}, when),), WaitUntil(when, progress))
 
 
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
@@ -168,6 +218,34 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
         return Decision((), WaitUntil(when, progress))
     waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
     return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+
+
+def while_kept(
+    case: Case, verdict: Verdict, tried: Sequence[AddrSpec], dice: float, chosen: Route | None = None
+) -> Decision:
+    """Somebody's switch keeps it back: it waits for as long as it is worth anything, and looks at the switch often.
+
+    The retry horizon does not end it, for nothing was tried. The producer is told once.
+    """
+    before, shortest, longest = case.progress, *_KEPT
+    age = case.now - due_since(case)
+    when = case.now + min(max(age / 4, shortest), longest) * (1 + dice / 2)
+    if case.notification.expires_at is not None:
+        when = min(when, case.notification.expires_at)
+    waiting = WaitUntil(when, replace(before, told=verdict.kind))
+    if before.told == verdict.kind:
+        return Decision((), waiting)
+    outcomes = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in tried}
+    result = report.attempted(
+        case,
+        chosen,
+        DeliveryStatus.DEFERRED,
+        {**before.settled, **outcomes},
+        verdict=verdict,
+        message_id=None,
+        next_attempt_at=when,
+    )
+    return Decision((result,), waiting)
 
 
 def while_paced(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:
@@ -227,7 +305,8 @@ def _ended(result: Result, progress: Progress | None) -> Decision:
     if result.status in _DONE_WITH:
         return Decision((result,), Acknowledge())
     reason = result.reason
-    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)
+    mailbox = result.mailbox.name if result.mailbox else ""
+    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress, mailbox)
     return Decision((result,), dead)
 
 

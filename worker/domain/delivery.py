@@ -160,6 +160,7 @@ class Progress:
         waits: how often it found all connections of its mailbox in use since its last attempt.
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
         slot: its place in the line for a mailbox whose limits are used up.
+        replays: how often a person has sent it on its way again after its end.
     """
 
     first_seen: datetime
@@ -169,6 +170,7 @@ class Progress:
     waits: int = 0
     told: str = ""
     slot: datetime | None = None
+    replays: int = 0
 
     def advanced(
         self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool, doubted: frozenset[AddrSpec] = frozenset()
@@ -180,7 +182,7 @@ class Progress:
             attempts=self.attempts + spent,
             waits=0,
             slot=None,
-            settled={**self.settled, **done},
+            settled={**self.settled, **with_doubt(done, self.doubted | doubted)},
             doubted=(self.doubted | doubted) - done.keys(),
         )
 
@@ -191,6 +193,7 @@ def merged(recorded: Progress, carried: Progress) -> Progress:
         carried,
         first_seen=min(recorded.first_seen, carried.first_seen),
         attempts=max(recorded.attempts, carried.attempts),
+        replays=max(recorded.replays, carried.replays),
         settled={**carried.settled, **recorded.settled},
         doubted=(recorded.doubted | carried.doubted) - recorded.settled.keys() - carried.settled.keys(),
     )

@@ -14,6 +14,7 @@ from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, RecipientStatus, Result
 from contracts.notification import Notification
 from contracts.wire import Malformed, Properties
+from worker.domain import mass
 from worker.domain.delivery import Outcome, Progress, overall
 from worker.domain.reply import bounded
 from worker.domain.routing import Refusal, Route
@@ -53,6 +54,30 @@ def malformed(found: Malformed, body: bytes, properties: Properties, now: dateti
             remedy="Correct it at the producer; the original lies in the dead-letter queue.",
             problems=found.problems,
         ),
+    )
+
+
+def crashed(found: Notification | Malformed, body: bytes, properties: Properties, now: datetime) -> Result:
+    """The answer to a message on which Postlane itself failed: how far it had come by then is not known."""
+    if isinstance(found, Malformed):
+        return malformed(found, body, properties, now)
+    kind = "internal-error"
+    return Result(
+        event_id=_event_id(f"{found.tenant}\0{found.id}\0{kind}", DeliveryStatus.IN_DOUBT, 0),
+        notification_id=found.id,
+        correlation_id=properties.correlation_id,
+        tenant=found.tenant,
+        category=found.category,
+        status=DeliveryStatus.IN_DOUBT,
+        final=True,
+        received_at=now,
+        occurred_at=now,
+        reason=Reason(
+            kind=kind,
+            explanation="Postlane itself failed on this notification; whether a mail had left by then is not known.",
+            remedy="The worker's log has the fault, the dead-letter queue the notification. Report the fault.",
+        ),
+        metadata=found.metadata,
     )
 
 
@@ -134,31 +159,71 @@ def resolved(known: Result, now: datetime) -> Result:
     return known.model_copy(update=changes)
 
 
+def looked_up(doubt: Result, *, accepted: bool, finder: str, now: datetime) -> Result:
+    """The end of a doubt that somebody has looked into.
+
+    Args:
+        doubt: the result that told of it.
+        accepted: what was found.
+        finder: who has found it.
+        now: the moment.
+    """
+    status, word = (RecipientStatus.ACCEPTED, "was") if accepted else (RecipientStatus.FAILED, "was not")
+    recipients = tuple(
+        item.model_copy(update={"status": status, "kind": "" if accepted else "resolved"})
+        if item.status is RecipientStatus.IN_DOUBT
+        else item
+        for item in doubt.recipients
+    )
+    reason = Reason(kind="resolved", explanation=f"{finder} found that the mail {word} accepted.")
+    return resolved(doubt.model_copy(update={"recipients": recipients, "reason": reason}), now)
+
+
 def due_since(case: Case) -> datetime:
     """The moment from which the notification could be sent: what its Date header and its retry horizon begin with."""
     not_before = case.notification.not_before
     return max(case.progress.first_seen, not_before) if not_before else case.progress.first_seen
 
 
-def refused(case: Case, refusal: Refusal, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+def refused(
+    case: Case,
+    refusal: Refusal,
+    outcomes: Mapping[AddrSpec, Outcome] = _NOBODY,
+    nobody: DeliveryStatus = DeliveryStatus.REJECTED,
+) -> Result:
     """The answer to a notification that is not to be sent, or no further.
 
     Args:
         case: what it is about.
         refusal: why.
         outcomes: of all recipients, if some have the mail already or may have it; else empty.
+        nobody: the status if nothing is known of anybody.
     """
-    return _result(
+    status = overall(outcomes) if outcomes else nobody
+    return _result(case, status, outcomes=outcomes, reason=_because(refusal))
+
+
+def put_off(case: Case, refusal: Refusal, outcomes: Mapping[AddrSpec, Outcome], when: datetime) -> Result:
+    """The answer to a notification that waits for something that is no fault of its own or its mailbox's."""
+    reason = _because(refusal)
+    return _result(case, DeliveryStatus.DEFERRED, outcomes=outcomes, reason=reason, next_attempt_at=when)
+
+
+def expanded(case: Case, parts: int, last_id: str) -> Result:
+    """The answer to a mass mail: from here on its parts have results of their own."""
+    notification = case.notification
+    result = _result(
         case,
-        overall(outcomes) if outcomes else DeliveryStatus.REJECTED,
-        outcomes=outcomes,
+        DeliveryStatus.EXPANDED,
+        outcomes=_NOBODY,
         reason=Reason(
-            kind=refusal.kind,
-            explanation=refusal.explanation,
-            remedy=refusal.remedy,
-            problems=(Problem(field=refusal.field, problem=refusal.explanation),),
+            kind="mass",
+            explanation=f"It became {parts} mails, one for each recipient, with ids up to {last_id}; "
+            "each has results of its own.",
+            remedy=f"To stop those that are not sent yet: postlane cancel {notification.id}",
         ),
     )
+    return result.model_copy(update={"expanded_into": mass.places(notification)})
 
 
 def expired(case: Case, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
@@ -173,9 +238,24 @@ def expired(case: Case, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Resul
     )
 
 
+def suppressed(case: Case, route: Route, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+    """The answer to a notification that a dry run keeps from leaving; outcomes as in `refused`."""
+    return _result(
+        case,
+        overall(outcomes) if outcomes else DeliveryStatus.SUPPRESSED,
+        route=route,
+        outcomes=outcomes,
+        reason=Reason(
+            kind="suppressed",
+            explanation=f"Suppressed mode is on: nothing was sent. Mailbox {route.mailbox.name!r} would have.",
+            remedy="Remove `suppress` when mail may leave, then publish the notification under a new id.",
+        ),
+    )
+
+
 def attempted(
     case: Case,
-    route: Route,
+    route: Route | None,
     status: DeliveryStatus,
     outcomes: Mapping[AddrSpec, Outcome],
     *,
@@ -206,7 +286,7 @@ def _result(
     next_attempt_at: datetime | None = None,
 ) -> Result:
     notification, attempt = case.notification, case.progress.attempts
-    seed = f"{notification.tenant}\0{notification.id}"
+    seed = "\0".join([notification.tenant, notification.id, *(["again"] * case.progress.replays)])
     moment = case.now.isoformat() if status is DeliveryStatus.DEFERRED else ""
     return Result(
         event_id=_event_id(f"{seed}\0{moment}\0{reason.kind if reason else ''}", status, attempt),
@@ -218,6 +298,7 @@ def _result(
         final=status.final,
         recipients=tuple(_recipients(notification, outcomes)),
         mailbox=_mailbox(route) if route else None,
+        redirected_to=str(route.redirect.to) if route and route.redirect else None,
         message_id=message_id,
         server_reply=_last_reply(outcomes, case.progress.settled),
         attempt=attempt,
@@ -255,6 +336,16 @@ def _mailbox(route: Route) -> MailboxUsed:
         address=str(mailbox.address),
         transport=mailbox.transport,
         because=route.because,
+        why=route.why or None,
+    )
+
+
+def _because(refusal: Refusal) -> Reason:
+    return Reason(
+        kind=refusal.kind,
+        explanation=refusal.explanation,
+        remedy=refusal.remedy,
+        problems=(Problem(field=refusal.field, problem=refusal.explanation),),
     )
 
 

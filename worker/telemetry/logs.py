@@ -14,10 +14,13 @@ import structlog
 
 from contracts.delivery import Result
 from worker.events import (
+    BrokerBlocked,
     BrokerDown,
+    BrokerUnblocked,
     BrokerUp,
     ChannelRested,
     Concluded,
+    ConsumerSilent,
     Crashed,
     Draining,
     Event,
@@ -116,10 +119,19 @@ class LogEvents:
                     mailbox=mailbox,
                     seconds=round(seconds, 3),
                 )
-            case BrokerUp(lanes):
+            case BrokerUp(lanes, ()):
                 log.info("broker connected", lanes=lanes)
+            case BrokerUp(lanes, missing):
+                remedy = "Run: postlane topology apply"
+                log.warning("broker connected", lanes=lanes, missing=list(missing), remedy=remedy)
             case BrokerDown(problem, retry_in):
                 log.warning("broker lost", problem=problem, retry_in=round(retry_in, 1))
+            case BrokerBlocked(problem):
+                log.warning("broker blocked", problem=problem)
+            case BrokerUnblocked():
+                log.info("broker unblocked")
+            case ConsumerSilent(lane, seconds):
+                log.warning("consumer silent", lane=lane, seconds=seconds)
             case ReplyFailed(notification_id, problem):
                 log.warning("reply_to not served", notification_id=notification_id, problem=problem)
             case Overtaken(notification_id, status):

@@ -9,10 +9,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts import __version__
 from worker.events import (
+    BrokerBlocked,
     BrokerDown,
+    BrokerUnblocked,
     BrokerUp,
     ChannelRested,
     Concluded,
+    ConsumerSilent,
     Crashed,
     Event,
     MailboxPaused,
@@ -59,6 +62,9 @@ class Metrics:
         self._stores_lost = counter("store_lost_total", "Times that the store was out of reach")
         self._overtaken = counter("overtaken_total", "Mails whose worker had been taken for dead while sending")
         self._relayed = counter("results_relayed_total", "Results published in place of the worker that recorded them")
+        self._blocked = gauge("broker_blocked", "1 while the broker takes no results and no mail is begun")
+        self._missing = gauge("lanes_missing", "Lanes that do not exist though there are some behind them")
+        self._silent = counter("consumers_silent_total", "Lanes that held messages which the broker did not send")
         self._unanswered = counter("reply_to_failed_total", "Copies of results that reply_to could not get")
         self._crashes = counter("internal_errors_total", "Bugs of Postlane's own")
         gauge("in_flight", "Notifications being worked on").set_function(in_flight)
@@ -81,8 +87,15 @@ class Metrics:
                 self._sessions.labels(mailbox).inc()
             case TokenFetched(mailbox=mailbox, ok=ok):
                 self._tokens.labels(mailbox, "fetched" if ok else "refused").inc()
-            case BrokerUp():
+            case BrokerUp(missing=missing):
                 self._connected.set(1)
+                self._missing.set(len(missing))
+            case BrokerBlocked():
+                self._blocked.set(1)
+            case BrokerUnblocked():
+                self._blocked.set(0)
+            case ConsumerSilent():
+                self._silent.inc()
             case BrokerDown():
                 self._connected.set(0)
                 self._lost.inc()
