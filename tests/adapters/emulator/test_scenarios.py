@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -238,6 +239,23 @@ def test_own_scenario_names_rules_of_its_own_and_of_the_catalogue(tmp_path: Path
     friday = load(path).find("friday")
     assert [rule.name for rule in friday.rules] == ["ours", "mailbox-full"]
     assert friday.limits == {"per_minute": 5}
+
+
+def test_example_of_the_documentation_can_be_played(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "emulator.md").read_text(encoding="utf-8")
+    path = tmp_path / "own.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    friday = load(path).find("friday")
+    assert [rule.name for rule in friday.rules] == ["printer-throttled", "store-busy"]
+    assert Limits(**friday.limits).over == "delay"
+
+
+def test_every_name_in_the_documentation_exists() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "emulator.md").read_text(encoding="utf-8")
+    tables = page.partition("## Meeting a reply")[2].partition("Without a scenario")[0]
+    named = set(re.findall(r"`([a-z0-9-]+)`", tables))
+    known = catalogue().rules.keys() | catalogue().scenarios.keys()
+    assert named - known - {str(moment) for moment in Moment} - {"fast"} == set()
 
 
 @pytest.mark.parametrize(
