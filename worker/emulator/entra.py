@@ -19,6 +19,7 @@ from starlette.routing import Route
 from worker.emulator.world import AppRegistration, MailboxAccount
 
 SMTP_RESOURCE = "https://outlook.office365.com"
+GRAPH_RESOURCE = "https://graph.microsoft.com"
 _LIFETIME = 3599  # seconds, as seen from Microsoft
 
 
@@ -43,13 +44,13 @@ class TokenAuthority:
         """From now on no token that was issued is good."""
         self._issued.clear()
 
-    def check(self, mailbox: str, token: str) -> str:
+    def check(self, mailbox: str, token: str, audience: str = SMTP_RESOURCE) -> str:
         """Why a token does not open a mailbox; empty if it does. Exchange tells none of this to the client."""
         issued = self._issued.get(token)
         account = self._mailboxes.get(mailbox.lower())
         if issued is None or issued.expires < time.time():
             return "token unknown or expired"
-        if issued.audience != SMTP_RESOURCE:
+        if issued.audience != audience:
             return "wrong audience"
         if account is None or issued.client_id not in account.apps:
             return "the app has no rights on this mailbox"
