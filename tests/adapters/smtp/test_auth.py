@@ -63,7 +63,7 @@ class Worker:
                 always,
             )
         finally:
-            transport.close()
+            await transport.close()
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_server_that_repeats_what_it_was_told_does_not_bring_the_secret_in
         box = mailbox(endpoint=SmtpEndpoint("localhost", listener.port, Tls.IMPLICIT, login, ca_file=ca_file))
         envelope = Envelope.of(box.address, [parse("jana@fabrikam.com")])
         outcome = await transport.submit(box, envelope, OutgoingMessage("<1@contoso.com>", SMALL), always)
-    transport.close()
+    await transport.close()
     assert leaks(listener.heard.decode()), "the server was told the secret: this is no idle test"
     assert isinstance(outcome, Refused)
     assert outcome.stage is Stage.AUTH

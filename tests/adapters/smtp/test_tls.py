@@ -66,7 +66,7 @@ async def submit(
     try:
         return await transport.submit(mailbox(endpoint=endpoint), ENVELOPE, MESSAGE, always)
     finally:
-        transport.close()
+        await transport.close()
 
 
 def assert_nothing_was_told(heard: bytes) -> None:
