@@ -5,13 +5,23 @@ A secret may stand in the file, in a file of its own (`…_file`) or in an envir
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, TenantName
@@ -38,6 +48,31 @@ _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 _OFFICE365 = {"host": "smtp.office365.com", "port": 587, "tls": "starttls", "connections": 1}
 
+
+def _address(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        _sender(text)
+    return texts
+
+
+def _host(text: str) -> str:
+    """A name or an address, without a port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    bare = text.strip("[]")
+    if not bare or re.search(r"[\s/@]", bare) or (":" in bare and bare.count(":") == 1):
+        raise ValueError("must be a host name or an IP address; the port is a key of its own")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -52,12 +87,12 @@ class _Table(BaseModel):
 class _OAuth(_Table):
     """App registration with client secret."""
 
-    client_id: str
-    tenant_id: str | None = None
+    client_id: Text
+    tenant_id: Text | None = None
     authority: str | None = None
     oidc_issuer: str | None = None
-    scope: str = MICROSOFT_SCOPE
-    username: str | None = None
+    scope: Text = MICROSOFT_SCOPE
+    username: Text | None = None
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     client_secret_env: str | None = None
@@ -76,7 +111,7 @@ class _OAuth(_Table):
 class _Login(_Table):
     """Basic SMTP AUTH."""
 
-    username: str
+    username: Text
     password: SecretStr | None = None
     password_file: Path | None = None
     password_env: str | None = None
@@ -96,12 +131,12 @@ class _Pickup(_Table):
 class _Mailbox(_Table):
     """One mailbox."""
 
-    address: str
+    address: Annotated[str, AfterValidator(_address)]
     display_name: HeaderText = ""
     tenants: tuple[TenantName, ...] = ()
-    senders: tuple[str, ...] = ()
+    senders: Annotated[tuple[str, ...], AfterValidator(_senders)] = ()
     preset: Literal["office365"] | None = None
-    host: str | None = None
+    host: Annotated[str, AfterValidator(_host)] | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
     helo: Annotated[
@@ -123,7 +158,6 @@ class _Mailbox(_Table):
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:
-        parse(self.address)
         if self.oauth and self.login:
             raise ValueError("has both [oauth] and [login]; keep one")
         if (self.host is None) == (self.pickup is None):
@@ -170,6 +204,12 @@ class _File(_Table):
             raise ValueError(f"default names mailbox {self.default!r}, which is not in the file")
         if self.default is not None and self.mailboxes[self.default].tenants:
             raise ValueError(f"the default mailbox {self.default!r} must not belong to tenants")
+        for what, listed in (
+            ("tenant", [name.lower() for name in self.tenants or ()]),
+            ("producer", [producer.user for producer in self.producers or ()]),
+        ):
+            if twice := next((name for name in listed if listed.count(name) > 1), None):
+                raise ValueError(f"{what} {twice!r} is listed twice")
         owners: dict[str, str] = {}
         for name, mailbox in self.mailboxes.items():
             for tenant in map(str.lower, mailbox.tenants):
@@ -190,7 +230,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
         MailboxFileError: it cannot be read or is wrong.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MailboxFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -199,9 +239,10 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
         file = _File.model_validate(tree)
         return _directory(file, environment)
     except ValidationError as error:
-        raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from error
+        # Without its cause, which shows the values that it refuses.
+        raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from None
     except ValueError as error:
-        raise MailboxFileError(f"{path}: {error}") from error
+        raise MailboxFileError(f"{path}: {error}") from None
 
 
 def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
@@ -257,6 +298,8 @@ def _pickup(table: _Pickup) -> PickupDirectory:
     if not directory.is_absolute():
         raise ValueError(f"pickup.directory {directory} must be an absolute path of this machine")
     staging = PurePath(table.staging) if table.staging else directory.with_name(f"{directory.name}.staging")
+    if not staging.is_absolute():
+        raise ValueError(f"pickup.staging {staging} must be an absolute path of this machine")
     return PickupDirectory(directory, staging, table.flavour, int(table.mode, 8), table.group)
 
 
@@ -289,8 +332,9 @@ def _secret(
     if file is not None:
         try:
             value = SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
-        except OSError as error:
-            raise ValueError(f"{what}_file: {file} cannot be read: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ValueError(f"{what}_file: {file} cannot be read: {why}") from None
     elif variable is not None:
         value = SecretStr(environment.get(variable, ""))
     if value is None or not value.get_secret_value():
@@ -313,9 +357,13 @@ def _ascii_host(host: str) -> str:
 
 
 def _existing(path: Path | None) -> str | None:
-    if path is not None and not path.is_file():
+    if path is None:
+        return None
+    if not path.is_file():
         raise ValueError(f"ca_file {path} is no file")
-    return str(path) if path is not None else None
+    if b"-----BEGIN CERTIFICATE-----" not in path.read_bytes():
+        raise ValueError(f"ca_file {path} holds no certificate in PEM form")
+    return str(path)
 
 
 def _lower(names: tuple[str, ...]) -> frozenset[str]:
