@@ -20,6 +20,7 @@ from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
 from worker.events import Event
 from worker.oauth.tokens import MsalTokens
+from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
 from worker.ports import Observe
 from worker.settings import Settings, SettingsError
@@ -102,7 +103,7 @@ async def running(settings: Settings) -> AsyncIterator[App]:
 
 
 def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: AsyncExitStack) -> Courier:
-    tokens = MsalTokens(observe)
+    tokens = msal_tokens(settings, observe)
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
@@ -119,6 +120,20 @@ def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: 
         observe=observe,
         max_octets=settings.worker.max_message_octets,
     )
+
+
+def vault(settings: Settings) -> Vault:
+    """Where sign-ins of persons are kept.
+
+    Raises:
+        VaultError: the key is none.
+    """
+    return Vault(settings.oauth.directory, keys(settings.oauth.key))
+
+
+def msal_tokens(settings: Settings, observe: Observe) -> MsalTokens:
+    """Where access tokens come from."""
+    return MsalTokens(observe, settings.oauth.timeout_seconds, vault(settings))
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

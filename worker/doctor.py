@@ -14,7 +14,7 @@ from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
-from worker.domain.mailbox import ClientSecret, Directory, Mailbox, NoLogin, Password, PickupDirectory, SmtpEndpoint
+from worker.domain.mailbox import Directory, Mailbox, NoLogin, OAuth, Password, PickupDirectory, SmtpEndpoint
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
@@ -66,7 +66,7 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     if missing := only - directory.mailboxes.keys():
         raise SettingsError(f"There is no mailbox {', '.join(sorted(missing))} in {settings.mailboxes.file}.")
     yield _producers(directory)
-    tokens = MsalTokens(_ignore)
+    tokens = bootstrap.msal_tokens(settings, _ignore)
     try:
         for mailbox in directory.mailboxes.values():
             if not only or mailbox.name in only:
@@ -144,7 +144,7 @@ async def _submission(
     if problem is not None:
         return
     token: Token | None = None
-    if isinstance(endpoint.credentials, ClientSecret):
+    if isinstance(endpoint.credentials, OAuth):
         started = time.monotonic()
         answer = await tokens.token(mailbox.name, endpoint.credentials)
         yield step(f"token from {endpoint.credentials.authority}", None if isinstance(answer, Token) else answer)
@@ -178,7 +178,7 @@ async def _session(
             mechanism = None
         case Password() as login:
             mechanism = password_mechanism(login, connection)
-        case ClientSecret() as client:
+        case OAuth() as client:
             mechanism = Xoauth2(client.username, token.value if token else "")
     if mechanism is not None:
         answer = await authenticate(connection, mechanism, timeouts)

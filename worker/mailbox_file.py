@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
@@ -20,33 +20,42 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, TenantName
+from worker.domain.cloud import CLOUDS, Cloud, CloudName
 from worker.domain.mailbox import (
-    ClientSecret,
+    Certificate,
     Credentials,
+    DeviceLogin,
     Directory,
     Endpoint,
+    Federated,
     Mailbox,
+    ManagedIdentity,
     NoLogin,
+    OAuth,
     Password,
     PickupDirectory,
     PickupFlavour,
     Producer,
+    Proof,
+    Secret,
     SessionLimits,
     SmtpEndpoint,
     Tls,
 )
 from worker.unusable import Unusable
 
-MICROSOFT_AUTHORITY = "https://login.microsoftonline.com"
-MICROSOFT_SCOPE = "https://outlook.office365.com/.default"
+_PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
-_OFFICE365 = {"host": "smtp.office365.com", "port": 587, "tls": "starttls", "connections": 1}
+_OFFICE365 = {"port": 587, "tls": "starttls", "connections": 1}
 
 
 def _address(text: str) -> str:
@@ -85,27 +94,77 @@ class _Table(BaseModel):
 
 
 class _OAuth(_Table):
-    """App registration with client secret."""
+    """OAuth 2.0, by one of the proofs."""
 
-    client_id: Text
+    managed_identity: Text | None = None
+    client_id: Annotated[Text | None, Field(validate_default=True)] = None
     tenant_id: Text | None = None
     authority: str | None = None
     oidc_issuer: str | None = None
-    scope: Text = MICROSOFT_SCOPE
+    scope: Text | None = None
     username: Text | None = None
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     client_secret_env: str | None = None
+    expires: date | None = None
+    certificate_file: Path | None = None
+    certificate_password: SecretStr | None = None
+    certificate_password_file: Path | None = None
+    certificate_password_env: str | None = None
+    federated_token_file: Path | None = None
+    federated_token_file_env: Text | None = None
+    device_login: Literal[True] | None = None
     ca_file: Path | None = None
+
+    @field_validator("client_id")
+    @classmethod
+    def _client_unless_managed(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("managed_identity") is None:
+            raise PydanticCustomError("missing", "is missing")
+        return value
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> Self:
+        proofs = self._proofs()
+        if len(proofs) > 1:
+            raise ValueError(f"has {' and '.join(proofs)}; keep one")
+        if not proofs:
+            raise ValueError(
+                f"oauth.client_secret: give exactly one of oauth.client_secret (or _file, _env), {_PROOFS}"
+            )
+        if self.expires is not None and "client_secret" not in proofs:
+            raise ValueError("expires belongs to a client secret; a certificate says itself when it ends")
+        if self._certificate_passwords() and self.certificate_file is None:
+            raise ValueError("certificate_password needs certificate_file")
+        return self
 
     @model_validator(mode="after")
     def _one_authority(self) -> Self:
-        if sum(item is not None for item in (self.tenant_id, self.authority, self.oidc_issuer)) != 1:
+        authorities = [item for item in (self.tenant_id, self.authority, self.oidc_issuer) if item is not None]
+        if self.managed_identity is not None:
+            if authorities or self.client_id is not None:
+                raise ValueError("a managed identity has no client_id, tenant_id, authority or oidc_issuer of its own")
+            return self
+        if len(authorities) != 1:
             raise ValueError("give exactly one of tenant_id (Microsoft Entra), authority or oidc_issuer")
         for item in (self.authority, self.oidc_issuer):
             if item is not None and not item.startswith("https://"):
                 raise ValueError("the token authority must be an https:// address")
         return self
+
+    def _proofs(self) -> list[str]:
+        given = {
+            "client_secret": (self.client_secret, self.client_secret_file, self.client_secret_env),
+            "certificate_file": (self.certificate_file,),
+            "federated_token_file": (self.federated_token_file, self.federated_token_file_env),
+            "managed_identity": (self.managed_identity,),
+            "device_login": (self.device_login,),
+        }
+        return [name for name, values in given.items() if any(value is not None for value in values)]
+
+    def _certificate_passwords(self) -> bool:
+        given = (self.certificate_password, self.certificate_password_file, self.certificate_password_env)
+        return any(item is not None for item in given)
 
 
 class _Login(_Table):
@@ -136,6 +195,7 @@ class _Mailbox(_Table):
     tenants: tuple[TenantName, ...] = ()
     senders: Annotated[tuple[str, ...], AfterValidator(_senders)] = ()
     preset: Literal["office365"] | None = None
+    cloud: CloudName = CloudName.GLOBAL
     host: Annotated[str, AfterValidator(_host)] | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
@@ -154,7 +214,11 @@ class _Mailbox(_Table):
     @classmethod
     def _with_preset(cls, value: Any) -> Any:
         preset = isinstance(value, Mapping) and value.get("preset") == "office365"
-        return {**_OFFICE365, **value} if preset else value
+        if not preset:
+            return value
+        cloud = value.get("cloud", CloudName.GLOBAL)
+        host = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else ""
+        return {"host": host or "unknown", **_OFFICE365, **value}
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:
@@ -309,18 +373,56 @@ def _credentials(table: _Mailbox, address: AddrSpec, environment: Mapping[str, s
         secret = _secret("login.password", login.password, login.password_file, login.password_env, environment)
         return Password(login.username, secret, login.mechanism)
     if table.oauth is not None:
-        oauth = table.oauth
-        given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
-        return ClientSecret(
-            authority=oauth.oidc_issuer or oauth.authority or f"{MICROSOFT_AUTHORITY}/{oauth.tenant_id}",
-            client_id=oauth.client_id,
-            client_secret=_secret("oauth.client_secret", *given, environment),
-            scope=oauth.scope,
-            username=oauth.username or str(address),
-            oidc=oauth.oidc_issuer is not None,
-            ca_file=_existing(oauth.ca_file),
-        )
+        return _oauth(table.oauth, CLOUDS[table.cloud], str(address), environment)
     return NoLogin()
+
+
+def _oauth(oauth: _OAuth, cloud: Cloud, address: str, environment: Mapping[str, str]) -> OAuth:
+    proof = _proof(oauth, environment)
+    tenant = f"{cloud.authority}/{oauth.tenant_id}" if oauth.tenant_id else ""
+    return OAuth(
+        authority=oauth.oidc_issuer or oauth.authority or tenant,
+        client_id=oauth.client_id or "",
+        proof=proof,
+        scope=oauth.scope or (cloud.delegated_scope if isinstance(proof, DeviceLogin) else cloud.scope),
+        username=oauth.username or address,
+        oidc=oauth.oidc_issuer is not None,
+        ca_file=_existing(oauth.ca_file),
+    )
+
+
+def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
+    if oauth.certificate_file is not None:
+        given = (oauth.certificate_password, oauth.certificate_password_file, oauth.certificate_password_env)
+        wanted = any(item is not None for item in given)
+        password = _secret("oauth.certificate_password", *given, environment) if wanted else None
+        return Certificate(_file("oauth.certificate_file", oauth.certificate_file), password)
+    if oauth.federated_token_file is not None and oauth.federated_token_file_env is not None:
+        raise ValueError("give oauth.federated_token_file or oauth.federated_token_file_env, not both")
+    if oauth.federated_token_file is not None:
+        return Federated(_file("oauth.federated_token_file", oauth.federated_token_file))
+    if oauth.federated_token_file_env is not None:
+        variable = oauth.federated_token_file_env
+        if not environment.get(variable):
+            raise ValueError(
+                f"oauth.federated_token_file_env: the variable {variable} is empty; is workload identity on?"
+            )
+        return Federated(_file("oauth.federated_token_file_env", Path(environment[variable])))
+    if (identity := oauth.managed_identity) is not None:
+        if identity == "system":
+            return ManagedIdentity()
+        by_resource = identity.startswith("/subscriptions/")
+        return ManagedIdentity(resource_id=identity) if by_resource else ManagedIdentity(client_id=identity)
+    if oauth.device_login:
+        return DeviceLogin()
+    given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
+    return Secret(_secret("oauth.client_secret", *given, environment), oauth.expires)
+
+
+def _file(what: str, path: Path) -> PurePath:
+    if not path.is_file():
+        raise ValueError(f"{what}: {path} is no file")
+    return PurePath(path)
 
 
 def _secret(

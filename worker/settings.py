@@ -112,6 +112,19 @@ class SmtpSettings(_Section):
     ] = 600
 
 
+class OAuthSettings(_Section):
+    """Sign-ins of persons (`device_login`)."""
+
+    directory: Annotated[
+        Path | None, Field(description="where sign-ins are kept, encrypted; workers of one host share it")
+    ] = None
+    key: Annotated[
+        SecretStr | None,
+        Field(description="32 octets in base64 (`postlane token key` makes one); older ones may follow, with commas"),
+    ] = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=120, description="wait for an answer of a token authority")] = 20
+
+
 class RetrySettings(_Section):
     """Further attempts after a temporary failure."""
 
@@ -165,6 +178,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    oauth: OAuthSettings = Field(default_factory=OAuthSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
@@ -331,8 +345,9 @@ def _check_environment(environment: Mapping[str, str]) -> None:
     if unknown:
         lines = []
         for name in unknown:
-            near = difflib.get_close_matches(name.upper(), names, n=1)
-            lines.append(f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else ""))
+            short = name.upper().removeprefix(PREFIX)
+            near = difflib.get_close_matches(short, [known.removeprefix(PREFIX) for known in names], n=1)
+            lines.append(f"{name} is not a setting." + (f" Did you mean {PREFIX}{near[0]}?" if near else ""))
         raise SettingsError("\n".join(lines))
 
 

@@ -451,6 +451,15 @@ CASES = {
     "scope-refused": Case(
         token("invalid_scope", 70011), Expected("auth-config", MAILBOX, PAUSE, "refuses this request")
     ),
+    "nobody-signed-in": Case(
+        token("login_required"), Expected("auth-config/login-required", MAILBOX, PAUSE, "Nobody has signed in")
+    ),
+    "proof-unusable": Case(
+        token("proof_unusable"), Expected("auth-config/proof", MAILBOX, PAUSE, "proves itself with cannot be used")
+    ),
+    "no-managed-identity": Case(
+        token("no_managed_identity"), Expected("auth-config/managed-identity", MAILBOX, PAUSE, "no managed identity")
+    ),
 }
 
 

@@ -13,11 +13,12 @@ import pytest
 
 from contracts.address import parse
 from worker.domain.mailbox import (
-    ClientSecret,
     NoLogin,
+    OAuth,
     Password,
     PickupDirectory,
     PickupFlavour,
+    Secret,
     SmtpEndpoint,
     Tls,
 )
@@ -146,11 +147,12 @@ def test_office365_needs_three_lines_and_a_secret(written: Callable[[str], Path]
     assert (endpoint.host, endpoint.port, endpoint.tls) == ("smtp.office365.com", 587, Tls.STARTTLS)
     assert endpoint.limits.connections == 1
     credentials = endpoint.credentials
-    assert isinstance(credentials, ClientSecret)
+    assert isinstance(credentials, OAuth)
     assert credentials.authority == "https://login.microsoftonline.com/contoso.onmicrosoft.com"
     assert credentials.scope == "https://outlook.office365.com/.default"
     assert (credentials.username, credentials.oidc) == ("portal@contoso.com", False)
-    assert credentials.client_secret.get_secret_value() == f"{SECRET}-file"
+    assert isinstance(credentials.proof, Secret)
+    assert credentials.proof.value.get_secret_value() == f"{SECRET}-file"
 
 
 def test_preset_gives_way_to_what_is_written(written: Callable[[str], Path]) -> None:
