@@ -11,7 +11,7 @@ from worker.emulator.accepted import AcceptedMails
 from worker.emulator.authority import Certificates, make_certificates
 from worker.emulator.entra import TokenAuthority
 from worker.emulator.smtp_server import SmtpServer
-from worker.emulator.world import OFFICE365, ORDINARY, AppRegistration, MailboxAccount, Profile
+from worker.emulator.world import OFFICE365, ORDINARY, AppRegistration, MailboxAccount, ManagedIdentityAccount, Profile
 from worker.telemetry import http
 
 TENANT_ID = "11111111-2222-3333-4444-555555555555"
@@ -37,6 +37,7 @@ class Plan:
     office365: Profile = OFFICE365
     ordinary: Profile = ORDINARY
     apps: tuple[AppRegistration, ...] = (AppRegistration(TENANT_ID, CLIENT_ID, "emulated-client-secret"),)
+    identities: tuple[ManagedIdentityAccount, ...] = ()
     office365_mailboxes: tuple[MailboxAccount, ...] = (
         MailboxAccount("notifications@contoso.example", "emulated-password", frozenset({CLIENT_ID})),
     )
@@ -70,7 +71,7 @@ async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
         accepted = AcceptedMails(plan.directory / "mails", keep_content=plan.keep_content)
         stack.callback(accepted.close)
         tls = certificates.server_context()
-        authority = TokenAuthority(list(plan.apps), list(plan.office365_mailboxes))
+        authority = TokenAuthority(list(plan.apps), list(plan.office365_mailboxes), plan.identities)
         office365 = SmtpServer(plan.office365, list(plan.office365_mailboxes), tls, accepted, authority.check)
         ordinary = SmtpServer(plan.ordinary, list(plan.ordinary_mailboxes), tls, accepted)
         for server, port in ((office365, plan.office365_port), (ordinary, plan.ordinary_port)):

@@ -106,7 +106,7 @@ class Vault:
                 f"{path} was encrypted with another key; add that one to POSTLANE_OAUTH__KEY, or sign in again."
             )
         try:
-            packed = base64.b64decode(body, validate=True)
+            packed = base64.b64decode(body.rstrip(), validate=True)
             clear = AESGCM(key).decrypt(packed[:_NONCE_OCTETS], packed[_NONCE_OCTETS:], head + _owner(credentials))
         except (binascii.Error, InvalidTag, ValueError):
             raise VaultError(f"{path} has been damaged or belongs to another mailbox; sign in again.") from None
