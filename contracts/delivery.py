@@ -26,10 +26,11 @@ class DeliveryStatus(StrEnum):
     REJECTED = "rejected"
     IN_DOUBT = "in_doubt"
     CANCELLED = "cancelled"
+    RESOLVED = "resolved"
 
     @property
     def final(self) -> bool:
-        """Whether no further result follows, a `resolved` or `bounced` one apart."""
+        """Whether no further result follows, a `resolved` one after `in_doubt` apart."""
         return self is not DeliveryStatus.DEFERRED
 
 
@@ -41,14 +42,21 @@ class RecipientStatus(StrEnum):
     DEFERRED = "deferred"
     FAILED = "failed"
     IN_DOUBT = "in_doubt"
+    CANCELLED = "cancelled"
 
 
 class Because(StrEnum):
-    """Why this mailbox and no other."""
+    """Why this mailbox and no other.
+
+    NAMED by the notification. OWN: the only one or the default of the tenant, site or component. PRIORITY: the first
+    available of several. DEFAULT: the platform's, for those without one. PURPOSE: the fall-back for this category.
+    """
 
     NAMED = "named"
     OWN = "own"
+    PRIORITY = "priority"
     DEFAULT = "default"
+    PURPOSE = "purpose"
 
 
 class RecipientResult(Contract):
@@ -56,7 +64,7 @@ class RecipientResult(Contract):
 
     address: str
     status: RecipientStatus
-    code: Annotated[int | None, Field(description="SMTP reply code (RFC 5321 section 4.2)")] = None
+    code: Annotated[int | None, Field(description="SMTP reply code (RFC 5321); over graph HTTP status")] = None
     enhanced: Annotated[str | None, Field(description="enhanced status code (RFC 3463)", examples=["5.1.1"])] = None
     text: Annotated[str, Field(description="the server's own words, its diagnostic suffix included")] = ""
     kind: Annotated[str, Field(alias="class", description="verdict class; empty if accepted")] = ""
@@ -67,8 +75,11 @@ class MailboxUsed(Contract):
 
     name: str
     address: str
-    transport: Literal["smtp", "pickup"]
+    transport: Annotated[Literal["smtp", "graph", "pickup"], Field(description="the way that was taken last")]
     because: Because
+    why: Annotated[
+        str | None, Field(description="the choice in words, with the mailboxes that were passed over and the reason")
+    ] = None
 
 
 class Problem(Contract):
@@ -101,6 +112,9 @@ class Result(Contract):
     final: bool
     recipients: tuple[RecipientResult, ...] = ()
     mailbox: MailboxUsed | None = None
+    redirected_to: Annotated[
+        str | None, Field(description="a sandbox redirect is on: this address got the mail, the recipients did not")
+    ] = None
     message_id: Annotated[str | None, Field(description="Message-ID header of the mail")] = None
     server_reply: Annotated[str | None, Field(description="last reply of the server: quote it to its support")] = None
     attempt: Annotated[int, Field(ge=0, description="0: no attempt was made")] = 0

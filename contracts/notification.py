@@ -26,7 +26,7 @@ from pydantic_core import CoreSchema
 
 from contracts.address import AddrSpec, parse
 from contracts.headers import check_custom_header
-from contracts.model import BodyText, Contract, HeaderText, Identifier, TenantName
+from contracts.model import BodyText, Contract, HeaderText, Identifier, PartName, TenantName
 
 NOTIFICATION_TYPE = "postlane.notification.v1"
 MAX_RECIPIENTS = 1000
@@ -161,6 +161,13 @@ class Notification(Contract):
         ),
     ]
     tenant: Annotated[TenantName, Field(description="whose mail this is", examples=["contoso"])]
+    site: Annotated[
+        PartName | None, Field(description="website or project of the tenant, where it has several", examples=["shop"])
+    ] = None
+    component: Annotated[
+        PartName | None,
+        Field(description="part of the product that speaks, where they have rules of their own", examples=["agent"]),
+    ] = None
     category: Annotated[
         str,
         StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$"),

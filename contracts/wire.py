@@ -1,4 +1,4 @@
-"""Bytes to Notification and Result to bytes, with an exact word on what is wrong with the bytes.
+"""Bytes to Notification or Cancellation, and Result to bytes, with an exact word on what is wrong with the bytes.
 
 Nothing in here trusts anything: whatever comes in, `decode` returns a value and never raises.
 """
@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from contracts.cancellation import CANCELLATION_TYPE, Cancellation
 from contracts.delivery import Problem, Result
 from contracts.model import Identifier, TenantName
 from contracts.notification import NOTIFICATION_TYPE, Notification
@@ -63,8 +64,8 @@ class _Unreadable(Exception):  # noqa: N818 - a way out of the parser, never see
         self.problem = Problem(field=where, problem=problem)
 
 
-def decode(body: bytes, properties: Properties, *, max_octets: int) -> Notification | Malformed:
-    """Read a notification.
+def decode(body: bytes, properties: Properties, *, max_octets: int) -> Notification | Cancellation | Malformed:
+    """Read what a producer has published.
 
     Args:
         body: the message as it came.
@@ -77,15 +78,15 @@ def decode(body: bytes, properties: Properties, *, max_octets: int) -> Notificat
         document = _document(text)
         _check_strings(document, text)
         payload = _payload(document, text, properties)
-        notification = Notification.model_validate_json(payload, by_alias=True, by_name=False)
+        kind = Cancellation if _cancels(document) else Notification
+        return kind.model_validate_json(payload, by_alias=True, by_name=False)
     except _Unreadable as error:
         return _malformed((error.problem,), document, properties)
     except ValidationError as error:
         return _malformed(tuple(_problems(error)), document, properties)
-    return notification
 
 
-def encode(message: Notification | Result) -> bytes:
+def encode(message: Notification | Cancellation | Result) -> bytes:
     """The JSON form of a message, UTF-8, without the fields that have no value."""
     return message.model_dump_json(exclude_none=True).encode()
 
@@ -133,11 +134,15 @@ def _payload(document: object, text: str, properties: Properties) -> str:
         return text
     if document.get("specversion") != "1.0":
         raise _Unreadable("specversion", 'must be "1.0"')
-    if document.get("type") != NOTIFICATION_TYPE:
+    if document.get("type") not in (NOTIFICATION_TYPE, CANCELLATION_TYPE):
         raise _Unreadable("type", f'must be "{NOTIFICATION_TYPE}"')
     if not isinstance(document.get("data"), dict):
         raise _Unreadable("data", "must be the notification as a JSON object")
     return json.dumps(document["data"])
+
+
+def _cancels(document: object) -> bool:
+    return isinstance(document, dict) and document.get("type") == CANCELLATION_TYPE
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from contracts.notification import Notification
 from contracts.wire import Properties
 from worker.domain.decision import Trial
 from worker.domain.delivery import Outcome, Progress
-from worker.domain.mailbox import Directory, Mailbox, Producer, SmtpEndpoint, Tls
+from worker.domain.mailbox import Directory, Mailbox, Producer, Restraint, SmtpEndpoint, Tenant, Tls
 from worker.domain.reply import Reply
 from worker.domain.report import Case
 from worker.domain.retry import RetryPolicy
@@ -58,14 +58,18 @@ def mailbox(name: str = "contoso-mail", address: str = "noreply@contoso.com", **
 def directory(
     *mailboxes: Mailbox,
     default: str | None = None,
-    tenants: Mapping[str, bool] | None = None,
+    tenants: Mapping[str, Tenant | bool] | None = None,
     producers: list[Producer] | None = None,
+    restraint: Restraint = Restraint(),  # noqa: B008 - it is frozen
 ) -> Directory:
-    """A directory of these mailboxes."""
+    """A directory of these mailboxes; of a tenant it is enough to say whether it may use the default one."""
     return Directory(
         mailboxes={each.name: each for each in mailboxes},
         default=default,
-        tenants=tenants,
+        tenants=None
+        if tenants is None
+        else {name: each if isinstance(each, Tenant) else Tenant(use_default=each) for name, each in tenants.items()},
+        restraint=restraint,
         producers=None if producers is None else {each.user: each for each in producers},
     )
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.delivery import Result
 from contracts.notification import Attachment
 from tests.factories import NOON
-from worker.domain.delivery import Accepted, Fenced, Progress, Submission
+from worker.domain.delivery import Accepted, Fenced, Key, Progress, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.mailbox import Mailbox
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict
 from worker.events import Event
-from worker.ports import Admission, Claim, Claimed, Contradicted, Finished, HandingOver, Hold, Key, Underway
+from worker.ports import (
+    Admission,
+    Claim,
+    Claimed,
+    Contradicted,
+    Demand,
+    Doubt,
+    Doubtful,
+    Finished,
+    HandingOver,
+    Hold,
+    Paced,
+    Recalled,
+    Settlement,
+    Underway,
+    Waiting,
+)
 
 Journal = list[str]
 """What happened, in order, across all fakes that share it."""
@@ -45,40 +61,88 @@ class _Page:
     progress: Progress
     underway: bool = True
     result: Result | None = None
+    doubtful: bool = False
+    unwanted: bool = False
+    told: bool = True
+    last: Result | None = None
+    next_at: datetime | None = None
 
 
 @dataclass
 class FakeLedger:
-    """One page for each notification.
+    """One page for each notification; ledger and register in one.
 
     Attributes:
         stolen: another worker has taken over whatever is being sent.
+        resolutions: doubts that were ended, with the result that ended them.
     """
 
     journal: Journal = field(default_factory=list)
     pages: dict[Key, _Page] = field(default_factory=dict)
     stolen: bool = False
+    resolutions: list[tuple[Key, Result, str]] = field(default_factory=list)
 
-    async def claim(self, key: Key, digest: str, progress: Progress) -> Claim:
+    async def claim(self, key: Key, digest: str, progress: Progress, now: datetime) -> Claim:
         self.journal.append("claim")
         page = self.pages.setdefault(key, _Page(digest, progress, underway=False))
-        if page.digest != digest:
+        if page.digest not in ("", digest):
             return Contradicted()
         if page.result is not None:
-            return Finished(page.result)
+            return Finished((page.result,), page.progress, page.told)
+        if page.doubtful:
+            page.underway = True
+            return Doubtful(Claimed(key, page.progress))
         if page.underway:
             return Underway()
+        if page.next_at is not None and page.next_at > now:
+            return Waiting(page.next_at, page.progress)
         page.underway = True
-        return Claimed(page.progress)
+        return Claimed(key, page.progress)
 
-    async def handing_over(self, key: Key) -> bool:
+    async def handing_over(self, claimed: Claimed) -> bool:
         self.journal.append("handing over")
-        return self.pages[key].underway and not self.stolen
+        page = self.pages[claimed.key]
+        return page.underway and not page.unwanted and not self.stolen
 
-    async def settle(self, key: Key, progress: Progress, result: Result | None) -> None:
+    async def settle(self, claimed: Claimed, settlement: Settlement) -> tuple[Result, ...] | None:
         self.journal.append("settle")
-        page = self.pages[key]
-        page.underway, page.progress, page.result = False, progress, result
+        if self.stolen:
+            return None
+        page = self.pages[claimed.key]
+        page.underway, page.progress, page.next_at = False, settlement.progress, settlement.next_at
+        page.result = settlement.final
+        page.last = settlement.results[-1] if settlement.results else page.last
+        return settlement.results
+
+    async def recall(self, key: Key, now: datetime) -> Recalled | Finished | Underway:
+        self.journal.append("recall")
+        page = self.pages.setdefault(key, _Page("", Progress(first_seen=now), underway=False))
+        if page.result is not None:
+            return Finished((page.result,), page.progress)
+        if page.underway:
+            page.unwanted = True
+            return Underway()
+        page.underway = True
+        return Recalled(Claimed(key, page.progress), page.last)
+
+    async def doubts(self) -> Sequence[Doubt]:
+        return ()
+
+    async def find(self, key: Key) -> Result | None:
+        return self.pages[key].last if key in self.pages else None
+
+    async def resolve(self, key: Key, result: Result, reply_to: str | None, actor: str) -> bool:
+        self.journal.append(f"{actor} resolve {reply_to}")
+        self.resolutions.append((key, result, actor))
+        return True
+
+    async def reopen(self, key: Key, digest: str, progress: Progress, actor: str) -> bool:
+        self.pages[key] = _Page(digest, progress, underway=False)
+        self.journal.append(f"{actor} reopen")
+        return True
+
+    async def note(self, actor: str, action: str, subject: str, detail: str) -> None:
+        self.journal.append(f"{actor} {action} {subject} {detail}")
 
     @property
     def page(self) -> _Page:
@@ -92,33 +156,39 @@ class FakeGate:
     """Lets through whoever is not held.
 
     Attributes:
-        holds: mailboxes that rest.
+        holds: mailboxes that rest, or whose limits are used up.
         out: mailboxes of attempts that were let through and have not come back yet.
         bug: raised when an attempt comes back.
     """
 
-    holds: dict[str, Hold] = field(default_factory=dict)
+    holds: dict[str, Hold | Paced] = field(default_factory=dict)
     out: list[str] = field(default_factory=list)
     tried: list[bool] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    demands: list[Demand] = field(default_factory=list)
     bug: Exception | None = None
 
-    def admit(self, mailbox: str, now: datetime) -> Admission | Hold:
-        hold = self.holds.get(mailbox)
-        if hold is not None and now < hold.until:
-            return hold
-        self.out.append(mailbox)
-        return Admission(mailbox)
+    async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
+        self.demands.append(demand)
+        match self.holds.get(mailbox.name):
+            case Hold(until) as hold if now < until:
+                return hold
+            case Paced(slot) as paced if now < slot:
+                return paced
+        self.out.append(mailbox.name)
+        return Admission(mailbox.name)
 
-    def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
+    async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         self.out.remove(admission.mailbox)
         self.holds[admission.mailbox] = Hold(now + verdict.pause, verdict)
         return now + verdict.pause
 
-    def cleared(self, admission: Admission, *, tried: bool) -> bool:
+    async def cleared(self, admission: Admission, *, tried: bool, accepted: int = 0) -> bool:
         if self.bug is not None:
             raise self.bug
         self.out.remove(admission.mailbox)
         self.tried.append(tried)
+        self.accepted.append(accepted)
         return tried and self.holds.pop(admission.mailbox, None) is not None
 
 
@@ -165,14 +235,21 @@ class FakeTransport:
 
 @dataclass
 class FakeFiles:
-    """Attachments by reference; inline ones bring their own bytes."""
+    """Attachments by reference; inline ones bring their own bytes.
+
+    Attributes:
+        meanwhile: what happens while they are fetched.
+    """
 
     contents: dict[str, bytes] = field(default_factory=dict)
     bug: Exception | None = None
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def fetch(self, attachments: Sequence[Attachment]) -> Sequence[bytes]:
         if self.bug is not None:
             raise self.bug
+        if self.meanwhile is not None:
+            await self.meanwhile()
         return [
             each.inline_bytes() if each.reference is None else self.contents[each.reference] for each in attachments
         ]

@@ -165,6 +165,8 @@ class Proxy:
         self._target = port
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self._through = asyncio.Event()
+        self._through.set()
         self.open = True
 
     @property
@@ -187,6 +189,14 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def hold(self) -> None:
+        """Let nothing through any more, without either side noticing."""
+        self._through.clear()
+
+    def release(self) -> None:
+        """Go on with what was held."""
+        self._through.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self.open:
             writer.transport.abort()
@@ -198,6 +208,7 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
+                await self._through.wait()
                 sink.write(data)
                 await sink.drain()
         sink.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,14 +15,16 @@ from worker.broker.connection import BrokerAddress
 from worker.broker.serve import ServeOptions, Worker
 from worker.broker.topology import Topology
 from worker.courier import Courier
-from worker.domain.mailbox import Directory, PickupDirectory, SmtpEndpoint
+from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
 from worker.events import Event
+from worker.graph import conversation
+from worker.graph.transport import GraphTransport
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
-from worker.ports import Observe
+from worker.ports import Observe, Store
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -65,6 +67,11 @@ def timeouts(settings: Settings) -> Timeouts:
     return Timeouts(smtp.connect_seconds, smtp.command_seconds, smtp.submission_seconds)
 
 
+def graph_timeouts(settings: Settings) -> conversation.Timeouts:
+    """Of Microsoft Graph."""
+    return conversation.Timeouts(settings.graph.connect_seconds, settings.graph.answer_seconds)
+
+
 def directory(settings: Settings) -> Directory:
     """The mailboxes file, checked.
 
@@ -78,41 +85,68 @@ def directory(settings: Settings) -> Directory:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[App]:
+async def store(settings: Settings) -> AsyncIterator[Store]:
+    """The store, opened."""
+    del settings
+    yield MemoryLedger()
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where somebody may get between the parts: the chaos tests do, nobody else has to.
+
+    Attributes:
+        store: what the worker uses in place of its store.
+        observe: told of every event, after logs and metrics.
+    """
+
+    store: Callable[[Store], Store] = lambda store: store
+    observe: Observe = lambda _event: None
+
+
+@asynccontextmanager
+async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterator[App]:
     """Compose a worker; on leaving everything that was opened is closed.
 
     Raises:
         SettingsError: settings or mailboxes are wrong, a pickup directory cannot be used.
     """
+    hooks = hooks or Hooks()
     mailboxes = directory(settings)
     _check_pickups(mailboxes)
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
-        observe = _both(LogEvents(settings.worker.name), metrics)
-        courier = _courier(settings, mailboxes, observe, stack)
+        observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
+        kept = hooks.store(await stack.enter_async_context(store(settings)))
+        courier = _courier(settings, mailboxes, kept, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
             concurrency=settings.worker.concurrency,
             grace=settings.worker.grace_seconds,
         )
-        worker = Worker(broker_address(settings), topology(settings), courier.deliver, options, observe, random.random)
+        worker = Worker(
+            broker_address(settings), topology(settings), courier.deliver, kept, options, observe, random.random
+        )
         if settings.health.port:
             await stack.enter_async_context(_health(settings, worker, metrics))
         yield App(worker, mailboxes)
 
 
-def _courier(settings: Settings, mailboxes: Directory, observe: Observe, stack: AsyncExitStack) -> Courier:
+def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Observe, stack: AsyncExitStack) -> Courier:
     tokens = msal_tokens(settings, observe)
     stack.callback(tokens.close)
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
+    graph = GraphTransport(tokens, graph_timeouts(settings))
+    stack.push_async_callback(graph.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
-        ledger=MemoryLedger(),
+        ledger=kept,
+        register=kept,
         gate=MemoryGate(),
-        transports={SmtpEndpoint: smtp, PickupDirectory: pickup.PickupTransport()},
+        transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         policy=_retry_policy(settings),
         clock=lambda: datetime.now(UTC),
@@ -149,7 +183,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 @asynccontextmanager
 async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> AsyncIterator[None]:
     def checks() -> dict[str, str]:
-        return {"broker": "ok" if worker.ready else "no consumers on the broker"}
+        return {"broker": worker.unready or "ok"}
 
     try:
         listening = http.bound(settings.health.host, settings.health.port)
@@ -169,7 +203,7 @@ def _check_pickups(mailboxes: Directory) -> None:
         raise SettingsError("\n".join(problems))
 
 
-def _both(*observers: Observe) -> Observe:
+def _all(*observers: Observe) -> Observe:
     def observe(event: Event) -> None:
         for observer in observers:
             observer(event)

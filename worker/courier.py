@@ -12,57 +12,73 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from contracts.address import AddrSpec
-from contracts.notification import Notification
+from contracts.cancellation import Cancellation
+from contracts.delivery import DeliveryStatus
+from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import report
 from worker.domain.carry import pack, unpack
+from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
     Acknowledge,
     Decision,
     Trial,
     WaitUntil,
     after_attempt,
+    again,
     expire,
     puzzle,
     refuse,
     reject,
+    suppress,
     while_busy,
     while_held,
+    while_kept,
+    while_paced,
 )
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Progress, Stage, Submission
+from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
-from worker.domain.mailbox import Directory, Endpoint, Mailbox
+from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
 from worker.domain.message import OutgoingMessage, compose, sender_of
 from worker.domain.permission import authorise
 from worker.domain.report import Case, due_since
+from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
-from worker.domain.routing import Refusal, Route, check_sender, route
-from worker.domain.verdict import Row
-from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
+from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
+from worker.domain.verdict import Action, Row, Scope, Verdict
+from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
     Claimed,
     Clock,
     Contradicted,
+    Demand,
     Dice,
+    Doubtful,
     FileMissing,
     Files,
     Finished,
     Gate,
     Hold,
-    Key,
     Ledger,
     Observe,
+    Paced,
+    Recalled,
+    Register,
+    Settlement,
     Transport,
     Underway,
+    Waiting,
 )
+from worker.resting import RestingChannels
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 _OLDEST_DATE = timedelta(days=30)
 
@@ -89,6 +105,7 @@ class Courier:
     directory: Directory
     rows: tuple[Row, ...]
     ledger: Ledger
+    register: Register
     gate: Gate
     transports: Mapping[type[Endpoint], Transport]
     files: Files
@@ -96,14 +113,25 @@ class Courier:
     clock: Clock
     dice: Dice
     observe: Observe
+    resting: RestingChannels = field(default_factory=RestingChannels)
     max_octets: int = field(default=16 * 1024 * 1024)
 
     async def deliver(self, intake: Intake) -> Decision:
-        """Decide on one delivery."""
+        """Decide on one delivery.
+
+        Raises:
+            StoreDown: nothing was decided, and nothing is sent until the store is back.
+        """
         now = self.clock()
-        notification = decode(intake.body, intake.properties, max_octets=self.max_octets)
-        if isinstance(notification, Malformed):
-            return reject(report.malformed(notification, intake.body, intake.properties, now))
+        match decode(intake.body, intake.properties, max_octets=self.max_octets):
+            case Malformed() as found:
+                return reject(report.malformed(found, intake.body, intake.properties, now))
+            case Cancellation() as wish:
+                return await self._recall(wish, intake, now)
+            case Notification() as notification:
+                return await self._notified(notification, intake, now)
+
+    async def _notified(self, notification: Notification, intake: Intake, now: datetime) -> Decision:
         case = Case(notification, intake.properties, Progress(first_seen=now), now)
         if refusal := _forged(intake) or authorise(notification, intake.properties, self.directory):
             return refuse(case, refusal)
@@ -112,29 +140,73 @@ class Courier:
         except ValueError as error:
             self.observe(Crashed("carry", notification.id, error))
             return puzzle(case, _ILLEGIBLE, _open(case))
-        match await self.ledger.claim(_key(notification), _digest(notification), progress):
-            case Finished(result):
-                return Decision((result,), Acknowledge())
+        key = _key(notification)
+        match await self.ledger.claim(key, digest(notification), progress, now):
+            case Finished(results, further, told):
+                repeated = again(key, results, further, told=told, own_copy=bool(intake.carry))
+                return _packed(repeated, notification)
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN), intake.carry)
+            case Waiting(until, further):
+                return _packed(Decision((), WaitUntil(until, further)), notification)
             case Contradicted():
                 return refuse(case, _USED_ID)
-            case Claimed(further):
-                decision = await self._settled(replace(case, progress=further))
-                left = decision.progress
-                return replace(decision, carry=pack(left, notification)) if left else decision
+            case Doubtful(claimed):
+                return await self._settled(replace(case, progress=claimed.progress), claimed, doubtful=True)
+            case Claimed() as claimed:
+                return await self._settled(replace(case, progress=claimed.progress), claimed)
 
-    async def _settled(self, case: Case) -> Decision:
+    async def _settled(self, case: Case, claimed: Claimed, *, doubtful: bool = False) -> Decision:
         """Deliver a claimed notification and record what came of it, before anybody is told."""
-        handover = _Handover(self.ledger, _key(case.notification), self.observe)
+        handover = _Handover(self.ledger, claimed, self.observe)
         try:
-            decision = await self._due(case, handover)
+            if doubtful and case.notification.on_doubt is OnDoubt.HOLD:
+                decision = puzzle(case, _CRASHED, _open(case))
+            else:
+                decision = await self._due(_with_doubts(case) if doubtful else case, handover)
         except Exception as error:  # noqa: BLE001 - the boundary: a bug must not become a loop of redeliveries
             self.observe(Crashed("courier", case.notification.id, error))
-            conclude, bug = (puzzle, _BUG_AFTER) if handover.begun else (refuse, _BUG_BEFORE)
+            conclude, bug = (puzzle, _BUG_AFTER) if handover.begun or doubtful else (refuse, _BUG_BEFORE)
             decision = conclude(case, bug, _open(case))
-        await self.ledger.settle(_key(case.notification), decision.progress or case.progress, decision.final)
-        return decision
+        return await self._recorded(case, claimed, decision)
+
+    async def _recorded(self, case: Case, claimed: Claimed, decision: Decision) -> Decision:
+        when = decision.disposition.when if isinstance(decision.disposition, WaitUntil) else None
+        reply_to = case.properties.reply_to
+        settlement = Settlement(decision.progress or case.progress, decision.results, when, reply_to)
+        results = await self.ledger.settle(claimed, settlement)
+        if results is not None:
+            return _packed(replace(decision, results=results, key=claimed.key), case.notification)
+        return await self._overtaken(case, claimed.key, decision)
+
+    async def _overtaken(self, case: Case, key: Key, decision: Decision) -> Decision:
+        """We were taken for dead, and somebody has told the producer a doubt in our place: end it if we know better.
+
+        The copy of the message that we hold is looked at again, in case it is the only one.
+        """
+        final = decision.final
+        self.observe(Overtaken(key.notification_id, final.status if final else ""))
+        if final is not None and final.status in _KNOWN:
+            await self.register.resolve(key, report.resolved(final, case.now), case.properties.reply_to, "worker")
+        return _packed(Decision((), WaitUntil(self.clock() + _LOOK_AGAIN, case.progress)), case.notification)
+
+    async def _recall(self, wish: Cancellation, intake: Intake, now: datetime) -> Decision:
+        """Take a notification back, if it is not too late."""
+        properties = intake.properties
+        if refusal := _forged(intake) or authorise(wish, properties, self.directory):
+            return reject(report.not_cancelled(wish, properties, refusal, now))
+        match await self.ledger.recall(Key(wish.tenant.lower(), wish.id), now):
+            case Underway():
+                return Decision((), WaitUntil(now + _LOOK_AGAIN))
+            case Finished(results=results):
+                return Decision(results, Acknowledge())
+            case Recalled(claimed, last):
+                cancelled = report.cancelled(wish, properties, last, now)
+                settlement = Settlement(claimed.progress, (cancelled,), None, properties.reply_to)
+                to_tell = await self.ledger.settle(claimed, settlement)
+                if to_tell is None:
+                    return Decision((), WaitUntil(now + _LOOK_AGAIN))
+                return Decision(to_tell, Acknowledge(), key=claimed.key)
 
     async def _due(self, case: Case, handover: _Handover) -> Decision:
         notification = case.notification
@@ -142,39 +214,81 @@ class Courier:
             return expire(case, _open(case))
         if notification.not_before is not None and notification.not_before > case.now:
             return Decision((), WaitUntil(notification.not_before, case.progress))
-        match route(notification, self.directory):
+        scope = scope_of(notification)
+        restraint = self.directory.restraint_of(scope)
+        match stopped(notification, scope, restraint):
             case Refusal() as refusal:
                 return refuse(case, refusal, _open(case))
-            case Route(mailbox) as chosen:
-                refused = check_sender(notification, mailbox)
-                return refuse(case, refused, _open(case)) if refused else await self._routed(case, chosen, handover)
+            case Verdict() as verdict:
+                return while_kept(case, verdict, _open(case), self.dice())
+            case None:
+                return await self._through(case, restraint, handover)
 
-    async def _routed(self, case: Case, chosen: Route, handover: _Handover) -> Decision:
+    async def _through(self, case: Case, restraint: Restraint, handover: _Handover) -> Decision:
+        """Through the first mailbox that is available, or the next one while nothing was handed over."""
+        passed: dict[str, Unavailable] = {}
+        waiting: list[Decision] = []
+        choice = route(case.notification, self.directory)
+        while True:
+            match choice:
+                case Refusal():
+                    return refuse(case, choice, _open(case))
+                case Wait(chosen) if suppressed(chosen.mailbox, restraint):
+                    return suppress(case, chosen, _open(case))
+                case Wait(chosen, unavailable):
+                    return while_kept(case, unavailable.verdict, _open(case), self.dice(), chosen)
+                case Route():
+                    found = await self._routed(case, choice, restraint, handover)
+            if isinstance(found, Decision):
+                return found
+            passed[choice.mailbox.name] = found.unavailable
+            waiting.append(found.decision)
+            choice = route(case.notification, self.directory, passed.get)
+            if not isinstance(choice, Route) or case.progress.doubted:
+                return min(waiting, key=_again_at)
+
+    async def _routed(
+        self, case: Case, chosen: Route, restraint: Restraint, handover: _Handover
+    ) -> Decision | _Elsewhere:
         mailbox = chosen.mailbox
-        envelope = Envelope.of(sender_of(case.notification, mailbox).spec, _open(case))
-        trial = Trial(case, chosen, self.policy, envelope.rcpt_to, None, case.now, self.dice())
-        match self.gate.admit(mailbox.name, case.now):
+        if refused := check_sender(presented(case.notification, chosen), mailbox):
+            return refuse(case, refused, _open(case))
+        if suppressed(mailbox, restraint):
+            return suppress(case, chosen, _open(case))
+        sent = outgoing(case.notification, chosen, restraint, _open(case))
+        if isinstance(sent, Refusal):
+            return refuse(case, sent, _open(case))
+        case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
+        envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
+        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice())
+        match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
-                return while_held(trial, verdict, until)
+                return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
+            case Paced(slot, verdict):
+                return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
-                return await self._admitted(trial, envelope, admission, handover)
+                return await self._admitted(trial, sent, envelope, admission, handover)
 
-    async def _admitted(self, trial: Trial, envelope: Envelope, admission: Admission, handover: _Handover) -> Decision:
+    async def _admitted(
+        self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
+    ) -> Decision | _Elsewhere:
         case, mailbox = trial.case, trial.route.mailbox
         try:
-            message = await self._compose(case, mailbox)
-            submission = await self._submit(case, mailbox, envelope, message, handover)
+            message = await self._compose(case, sent)
+            used, submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
-            self.gate.cleared(admission, tried=False)
+            await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), trial.tried)
         except BaseException:
-            self.gate.cleared(admission, tried=False)
+            await self.gate.cleared(admission, tried=False)
             raise
-        trial = replace(trial, message_id=message.message_id, now=self.clock())
-        return self._judged(trial, submission, admission)
+        trial = replace(
+            trial, route=replace(trial.route, mailbox=used), message_id=message.message_id, now=self.clock()
+        )
+        return await self._judged(trial, answered(submission, sent), admission, handover)
 
-    async def _compose(self, case: Case, mailbox: Mailbox) -> OutgoingMessage:
-        notification = case.notification
+    async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
+        notification, mailbox = sent.notification, sent.route.mailbox
         files = await self.files.fetch(notification.attachments)
         size = sum(map(len, (notification.text or "", notification.html or "", *files)))
         if size <= _THREAD_ABOVE:
@@ -183,8 +297,29 @@ class Courier:
 
     async def _submit(
         self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+    ) -> tuple[Mailbox, Submission]:
+        """One attempt, by the first channel that gets as far as the mail; the last one's failure counts.
+
+        Returns:
+            The mailbox by the channel that was used, and what came of it.
+        """
+        first, *further = self.resting.awake(mailbox, self.clock())
+        used, submission = first, await self._by(first, case, envelope, message, handover)
+        for way in further:
+            trouble = None if handover.begun else closed(submission, self.rows)
+            if trouble is None:
+                break
+            until = self.resting.rest(used, trouble, self.clock())
+            self.observe(ChannelRested(mailbox.name, used.transport, trouble.kind, trouble.explanation, until))
+            other = await self._by(way, case, envelope, message, handover)
+            if not unasked(other):
+                used, submission = way, other
+        return used, submission
+
+    async def _by(
+        self, mailbox: Mailbox, case: Case, envelope: Envelope, message: OutgoingMessage, handover: _Handover
     ) -> Submission:
-        """One attempt. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
+        """One channel. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
         transport = self.transports[type(mailbox.endpoint)]
         try:
             return await transport.submit(mailbox, envelope, message, handover)
@@ -192,42 +327,57 @@ class Courier:
             self.observe(Crashed("submit", case.notification.id, error))
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
-    def _judged(self, trial: Trial, submission: Submission, admission: Admission) -> Decision:
+    async def _judged(
+        self, trial: Trial, submission: Submission, admission: Admission, handover: _Handover
+    ) -> Decision | _Elsewhere:
         if isinstance(submission, Busy | Fenced):
-            self.gate.cleared(admission, tried=False)
-            return while_busy(trial)
+            await self.gate.cleared(admission, tried=False)
+            waiting = while_busy(trial)
+            return _Elsewhere(waiting, Unavailable(_BUSY)) if isinstance(submission, Busy) else waiting
         judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        return after_attempt(trial, judgement, self._rest(admission, judgement, trial.now, tried=not ours))
+        until = await self._rest(admission, judgement, trial.now, tried=not ours)
+        decision = after_attempt(trial, judgement, until)
+        if judgement.pause is None or handover.begun:
+            return decision
+        return _Elsewhere(decision, Unavailable(judgement.pause, until))
 
-    def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
+    async def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
         mailbox, verdict = admission.mailbox, judgement.pause
         if verdict is None:
-            if self.gate.cleared(admission, tried=tried):
+            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted):
                 self.observe(MailboxResumed(mailbox))
             return None
-        until = self.gate.paused(admission, verdict, now)
+        until = await self.gate.paused(admission, verdict, now)
         self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
         return until
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """Nothing was handed over: another mailbox of the scope may take it; if there is none, this is decided."""
+
+    decision: Decision
+    unavailable: Unavailable
 
 
 class _Handover:
     """The ledger's mark before the point of no return, and whether it was set: it tells `failed` from `in doubt`."""
 
-    def __init__(self, ledger: Ledger, key: Key, observe: Observe) -> None:
+    def __init__(self, ledger: Ledger, claimed: Claimed, observe: Observe) -> None:
         self._ledger = ledger
-        self._key = key
+        self._claimed = claimed
         self._observe = observe
         self.begun = False
 
     async def __call__(self) -> bool:
         try:
-            self.begun = await self._ledger.handing_over(self._key)
+            self.begun = await self._ledger.handing_over(self._claimed)
         except Exception as error:  # noqa: BLE001 - without the mark nothing may be sent, and nothing was: try later
-            self._observe(Crashed("ledger", self._key.notification_id, error))
+            self._observe(Crashed("ledger", self._claimed.key.notification_id, error))
         return self.begun
 
 
@@ -237,14 +387,38 @@ def _open(case: Case) -> tuple[AddrSpec, ...]:
     return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
 
 
+def _again_at(decision: Decision) -> datetime:
+    """When it is tried again; what is not comes last."""
+    return decision.disposition.when if isinstance(decision.disposition, WaitUntil) else _NEVER
+
+
 def _key(notification: Notification) -> Key:
     return Key(notification.tenant.lower(), notification.id)
 
 
-def _digest(notification: Notification) -> str:
+def digest(notification: Notification) -> str:
     """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
     content = {**notification.model_dump(mode="json"), "tenant": notification.tenant.lower()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _packed(decision: Decision, notification: Notification) -> Decision:
+    """With the progress in the form in which it travels."""
+    left = decision.progress
+    return replace(decision, carry=pack(left, notification)) if left else decision
+
+
+def _with_doubts(case: Case) -> Case:
+    """The producer said that a second copy does no harm: go on, but never say of these people that none was sent."""
+    doubted = case.progress.doubted | frozenset(_open(case))
+    return replace(case, progress=replace(case.progress, doubted=doubted))
+
+
+def _demand(case: Case, envelope: Envelope) -> Demand:
+    notification, own = case.notification, envelope.mail_from.domain
+    external = sum(rcpt.domain != own for rcpt in envelope.rcpt_to)
+    slot = case.progress.slot
+    return Demand(notification.tenant.lower(), notification.priority, len(envelope.rcpt_to), external, slot)
 
 
 def _date(case: Case) -> datetime:
@@ -265,6 +439,8 @@ def _forged(intake: Intake) -> Refusal | None:
 def _missing(error: FileMissing) -> Refusal:
     return Refusal("attachment", "attachments", str(error), "Put the file there first, then replay the dead letter.")
 
+
+_BUSY = Verdict("busy", Scope.MAILBOX, Action.PAUSE, "All of its connections are in use.")
 
 _USED_ID = Refusal(
     "duplicate-id",
@@ -287,6 +463,25 @@ _BUG_AFTER = Refusal(
     "notification",
     "Postlane itself failed after the mail was handed over: it may or may not have been accepted.",
     f"{_REPORT_IT} Look for the mail in the mailbox's Sent Items before sending it again.",
+)
+
+_CRASHED = Refusal(
+    "worker-crash",
+    "notification",
+    "A worker died after it had sent the whole mail and before it had written down the server's answer: the mail was "
+    "very probably accepted.",
+    "Look for the Message-ID in the mailbox's Sent Items or in the message trace, then: "
+    "postlane doubt resolve ID --accepted (or --not-sent).",
+)
+
+_KNOWN = frozenset(
+    {
+        DeliveryStatus.ACCEPTED,
+        DeliveryStatus.PARTIALLY_ACCEPTED,
+        DeliveryStatus.HANDED_OVER,
+        DeliveryStatus.FAILED,
+        DeliveryStatus.EXPIRED,
+    }
 )
 
 _ILLEGIBLE = Refusal(

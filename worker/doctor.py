@@ -14,10 +14,21 @@ from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
-from worker.domain.mailbox import Directory, Mailbox, NoLogin, OAuth, Password, PickupDirectory, SmtpEndpoint
+from worker.domain.mailbox import (
+    Directory,
+    GraphEndpoint,
+    Mailbox,
+    NoLogin,
+    OAuth,
+    Password,
+    PickupDirectory,
+    SmtpEndpoint,
+)
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
+from worker.graph import conversation
+from worker.graph.transport import GraphTransport
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Token
@@ -70,8 +81,11 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     try:
         for mailbox in directory.mailboxes.values():
             if not only or mailbox.name in only:
-                async for step in _mailbox(mailbox, tokens, bootstrap.timeouts(settings)):
-                    yield step
+                for way in map(mailbox.via, mailbox.channels):
+                    async for step in _mailbox(
+                        way, tokens, bootstrap.timeouts(settings), bootstrap.graph_timeouts(settings)
+                    ):
+                        yield step
     finally:
         tokens.close()
 
@@ -112,12 +126,17 @@ def _producers(directory: Directory) -> Step:
     )
 
 
-async def _mailbox(mailbox: Mailbox, tokens: MsalTokens, timeouts: Timeouts) -> AsyncIterator[Step]:
+async def _mailbox(
+    mailbox: Mailbox, tokens: MsalTokens, timeouts: Timeouts, graph: conversation.Timeouts
+) -> AsyncIterator[Step]:
     subject = f"mailbox {mailbox.name}"
     match mailbox.endpoint:
         case PickupDirectory() as place:
             problem = await asyncio.to_thread(pickup.check, place)
             yield Step(subject, f"pickup directory {place.directory}", "failed" if problem else "ok", problem)
+        case GraphEndpoint() as endpoint:
+            async for step in _graph(subject, mailbox, endpoint, tokens, graph):
+                yield step
         case SmtpEndpoint() as endpoint:
             if isinstance(endpoint.credentials, Password) and endpoint.host.endswith(_MICROSOFT):
                 yield Step(
@@ -125,6 +144,31 @@ async def _mailbox(mailbox: Mailbox, tokens: MsalTokens, timeouts: Timeouts) -> 
                 )
             async for step in _submission(subject, mailbox, endpoint, tokens, timeouts):
                 yield step
+
+
+async def _graph(
+    subject: str, mailbox: Mailbox, endpoint: GraphEndpoint, tokens: MsalTokens, timeouts: conversation.Timeouts
+) -> AsyncIterator[Step]:
+    started = time.monotonic()
+    answer = await tokens.token(mailbox.name, endpoint.credentials)
+    what = f"token from {endpoint.credentials.authority} for {endpoint.credentials.scope}"
+    if not isinstance(answer, Token):
+        found = _meaning(answer)
+        yield Step(subject, what, "failed", f"{found.explanation} ({_said(answer)})", found.remedy)
+        return
+    yield Step(subject, what, "ok", seconds=time.monotonic() - started)
+    started = time.monotonic()
+    transport = GraphTransport(tokens, timeouts)
+    try:
+        problem = await transport.probe(mailbox)
+    finally:
+        await transport.close()
+    what = f"sendMail at {endpoint.url} for {endpoint.user}"
+    if problem is None:
+        yield Step(subject, what, "ok", seconds=time.monotonic() - started)
+        return
+    found = _meaning(problem)
+    yield Step(subject, what, "failed", f"{found.explanation} ({_said(problem)})", found.remedy)
 
 
 async def _submission(

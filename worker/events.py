@@ -39,6 +39,17 @@ class MailboxResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelRested:
+    """One way out of a mailbox does not work; the mail went on to the next one."""
+
+    mailbox: str
+    transport: str
+    kind: str
+    explanation: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownReply:
     """A server said something that no row of the catalogue knows."""
 
@@ -68,9 +79,15 @@ class TokenFetched:
 
 @dataclass(frozen=True, slots=True)
 class BrokerUp:
-    """Connected, and our consumers exist on the broker."""
+    """Connected, and our consumers exist on the broker.
+
+    Attributes:
+        lanes: how many are consumed.
+        missing: lanes that do not exist though there are some behind them.
+    """
 
     lanes: int
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +99,63 @@ class BrokerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerBlocked:
+    """The broker takes nothing from publishers: no mail is begun until it does."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUnblocked:
+    """The broker takes results again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSilent:
+    """A lane holds messages that the broker did not send us; the link is given up and made anew.
+
+    Attributes:
+        seconds: how long nothing had come.
+    """
+
+    lane: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyFailed:
     """A copy of a result could not be sent to `reply_to`; the results exchange has it all the same."""
 
     notification_id: str | None
     problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """This worker was taken for dead while it was sending; what it found out comes after the doubt.
+
+    Attributes:
+        status: what it found out, empty if nothing final.
+    """
+
+    notification_id: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The store is out of reach; nothing is taken until it is back."""
+
+    problem: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A result that an earlier publisher had left behind was published."""
+
+    notification_id: str | None
+    status: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +178,19 @@ Event = (
     Concluded
     | MailboxPaused
     | MailboxResumed
+    | ChannelRested
     | UnknownReply
     | SessionOpened
     | TokenFetched
     | BrokerUp
     | BrokerDown
+    | BrokerBlocked
+    | BrokerUnblocked
+    | ConsumerSilent
     | ReplyFailed
+    | Overtaken
+    | StoreLost
+    | Relayed
     | Crashed
     | Draining
 )

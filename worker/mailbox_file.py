@@ -5,10 +5,12 @@ A secret may stand in the file, in a file of its own (`…_file`) or in an envir
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date, timedelta
+from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
@@ -27,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from contracts.address import AddrSpec, parse
-from contracts.model import HeaderText, TenantName
+from contracts.model import HeaderText, PartName, TenantName
 from worker.domain.cloud import CLOUDS, Cloud, CloudName
 from worker.domain.mailbox import (
     Certificate,
@@ -36,6 +38,8 @@ from worker.domain.mailbox import (
     Directory,
     Endpoint,
     Federated,
+    GraphEndpoint,
+    Limits,
     Mailbox,
     ManagedIdentity,
     NoLogin,
@@ -45,9 +49,14 @@ from worker.domain.mailbox import (
     PickupFlavour,
     Producer,
     Proof,
+    Rank,
+    Redirect,
+    Restraint,
     Secret,
     SessionLimits,
     SmtpEndpoint,
+    Stop,
+    Tenant,
     Tls,
 )
 from worker.unusable import Unusable
@@ -56,31 +65,34 @@ _PROOFS = "certificate_file, federated_token_file, managed_identity or device_lo
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 _OFFICE365 = {"port": 587, "tls": "starttls", "connections": 1}
+# https://learn.microsoft.com/en-us/office365/servicedescriptions/exchange-online-service-description/exchange-online-limits
+_OFFICE365_LIMITS = {"connections": 3, "per_minute": 30, "recipients_per_day": 10_000}
 
 
 def _address(text: str) -> str:
-    parse(text)
-    return text
+    return str(parse(text))
 
 
 def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        _sender(text)
-    return texts
+    """Each `name@domain` or `*@domain`, with the domain in ASCII."""
+    return tuple(f"*@{parse('x' + text[1:]).domain}" if text.startswith("*@") else str(parse(text)) for text in texts)
 
 
-def _host(text: str) -> str:
-    """A name or an address, without a port.
-
-    Raises:
-        ValueError: it is none.
-    """
-    bare = text.strip("[]")
-    if not bare or re.search(r"[\s/@]", bare) or (":" in bare and bare.count(":") == 1):
-        raise ValueError("must be a host name or an IP address; the port is a key of its own")
-    return text
+def _domain(text: str) -> str:
+    """`domain` or `*.domain`, in ASCII."""
+    if "@" in text:
+        raise ValueError("is an address; write the domain alone, or *. before it for those below it")
+    below = "*." if text.startswith("*.") else ""
+    return f"{below}{parse(f'x@{text.removeprefix(below)}').domain}"
 
 
+AddressText = Annotated[str, AfterValidator(_address)]
+Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
+DomainText = Annotated[str, AfterValidator(_domain)]
+HostText = Annotated[
+    str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|[^\s:;/\\]+)$")
+]
+Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -187,16 +199,54 @@ class _Pickup(_Table):
     group: str | None = None
 
 
+class _Limits(_Table):
+    """What a mailbox may do, all workers together."""
+
+    connections: Annotated[int | None, Field(ge=1)] = None
+    per_minute: Annotated[int | None, Field(ge=1)] = None
+    recipients_per_day: Annotated[int | None, Field(ge=1)] = None
+    recipients_per_message: Annotated[int | None, Field(ge=1)] = None
+    max_size: Annotated[int | None, Field(ge=1)] = None
+
+
+class _Graph(_Table):
+    """Microsoft Graph; the app registration is that of [oauth]."""
+
+    url: str | None = None
+    user: Annotated[str | None, StringConstraints(min_length=1)] = None
+    scope: str | None = None
+    concurrent: Annotated[int, Field(ge=1, le=20)] = 4
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _secure(self) -> Self:
+        if self.url is not None and not self.url.startswith("https://"):
+            raise ValueError("url must be an https:// address")
+        return self
+
+
 class _Mailbox(_Table):
     """One mailbox."""
 
-    address: Annotated[str, AfterValidator(_address)]
+    address: AddressText
     display_name: HeaderText = ""
+    enabled: bool = True
     tenants: tuple[TenantName, ...] = ()
-    senders: Annotated[tuple[str, ...], AfterValidator(_senders)] = ()
+    sites: tuple[PartName, ...] | None = None
+    components: tuple[PartName, ...] | None = None
+    priority: Rank = Rank.NORMAL
+    purposes: tuple[Category, ...] | None = None
+    fallback_for: tuple[Category, ...] = ()
+    senders: Senders = ()
+    allowed_domains: tuple[DomainText, ...] = ()
+    catch_all: AddressText | None = None
+    catch_all_cc: AddressText | None = None
+    redirect_to: AddressText | None = None
+    suppress: bool = False
+    limits: _Limits = _Limits()
     preset: Literal["office365"] | None = None
     cloud: CloudName = CloudName.GLOBAL
-    host: Annotated[str, AfterValidator(_host)] | None = None
+    host: HostText | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
     helo: Annotated[
@@ -209,28 +259,54 @@ class _Mailbox(_Table):
     oauth: _OAuth | None = None
     login: _Login | None = None
     pickup: _Pickup | None = None
+    graph: _Graph | None = None
+    channels: tuple[Literal["smtp", "graph"], ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, value: Any) -> Any:
-        preset = isinstance(value, Mapping) and value.get("preset") == "office365"
-        if not preset:
+        if not isinstance(value, Mapping) or value.get("preset") != "office365":
             return value
+        limits = value.get("limits", {})
+        with_limits = {**_OFFICE365_LIMITS, **limits} if isinstance(limits, Mapping) else limits
         cloud = value.get("cloud", CloudName.GLOBAL)
-        host = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else ""
-        return {"host": host or "unknown", **_OFFICE365, **value}
+        host = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else "unknown"
+        return {"host": host, **_OFFICE365, **value, "limits": with_limits}
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:
         if self.oauth and self.login:
             raise ValueError("has both [oauth] and [login]; keep one")
-        if (self.host is None) == (self.pickup is None):
-            raise ValueError("needs either a host (or a preset) or [pickup]")
-        if self.pickup and (self.oauth or self.login or self.tls or self.port):
-            raise ValueError("a pickup directory has no host, port, tls, login or oauth")
+        if self.pickup and (self.oauth or self.login or self.tls or self.port or self.graph):
+            raise ValueError("a pickup directory has no host, port, tls, login, oauth or graph")
+        if (self.host is None and self.graph is None) == (self.pickup is None):
+            raise ValueError("needs either a host (or a preset) or [graph] or [pickup]")
+        if self.graph and not self.oauth:
+            raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")
+        self._ordered()
         if self.host is not None:
             self._fitting()
         return self
+
+    @model_validator(mode="after")
+    def _one_role(self) -> Self:
+        bound = self.sites is not None or self.components is not None
+        if bound and not self.tenants:
+            raise ValueError("sites and components are a tenant's: name it in `tenants`")
+        if self.priority is Rank.DEFAULT and not self.tenants:
+            raise ValueError('priority = "default" is for one server of a tenant; the platform\'s is the key `default`')
+        if self.fallback_for and (bound or self.purposes is not None or "priority" in self.model_fields_set):
+            raise ValueError(
+                "a mailbox with fallback_for is in no pool: leave out sites, components, purposes, priority"
+            )
+        if self.catch_all_cc and not self.catch_all:
+            raise ValueError("catch_all_cc needs catch_all")
+        return self
+
+    def _ordered(self) -> None:
+        there = {name for name, given in (("smtp", self.host), ("graph", self.graph)) if given is not None}
+        if self.channels is not None and sorted(self.channels) != sorted(there):
+            raise ValueError(f"channels must name each of {', '.join(sorted(there)) or 'no channel'} once")
 
     def _fitting(self) -> None:
         tls, port = self.tls or Tls.STARTTLS, self.port
@@ -242,10 +318,22 @@ class _Mailbox(_Table):
             raise ValueError(f'port {port} and tls = "{tls}" do not fit: 465 is implicit, 587 is starttls')
 
 
-class _Tenant(_Table):
-    """A tenant that is known without having a mailbox of its own."""
+class _Restraint(_Table):
+    """What keeps mail back."""
 
-    use_default: bool = True
+    stop: Stop | None = None
+    suppress: bool = False
+    redirect_to: AddressText | None = None
+    purposes_off: tuple[Category, ...] = ()
+
+
+class _Tenant(_Restraint):
+    """A known tenant, and what holds for all of its mail."""
+
+    use_default: bool | None = None
+    choose_mailbox: bool = True
+    sites: dict[PartName, _Restraint] = Field(default_factory=dict)
+    components: dict[PartName, _Restraint] = Field(default_factory=dict)
 
 
 class _Producer(_Table):
@@ -254,10 +342,12 @@ class _Producer(_Table):
     user: str
     tenants: tuple[TenantName, ...] = ()
     categories: tuple[str, ...] = ()
+    senders: Senders = ()
 
 
 class _File(_Table):
     default: Name | None = None
+    platform: _Restraint = _Restraint()
     mailboxes: dict[Name, _Mailbox] = Field(default_factory=dict)
     tenants: dict[TenantName, _Tenant] | None = None
     producers: tuple[_Producer, ...] | None = None
@@ -268,18 +358,27 @@ class _File(_Table):
             raise ValueError(f"default names mailbox {self.default!r}, which is not in the file")
         if self.default is not None and self.mailboxes[self.default].tenants:
             raise ValueError(f"the default mailbox {self.default!r} must not belong to tenants")
-        for what, listed in (
-            ("tenant", [name.lower() for name in self.tenants or ()]),
-            ("producer", [producer.user for producer in self.producers or ()]),
-        ):
-            if twice := next((name for name in listed if listed.count(name) > 1), None):
-                raise ValueError(f"{what} {twice!r} is listed twice")
-        owners: dict[str, str] = {}
-        for name, mailbox in self.mailboxes.items():
-            for tenant in map(str.lower, mailbox.tenants):
-                if tenant in owners:
-                    raise ValueError(f"tenant {tenant!r} has two mailboxes, {owners[tenant]!r} and {name!r}")
-                owners[tenant] = name
+        if self.default is not None and self.mailboxes[self.default].fallback_for:
+            raise ValueError(f"the default mailbox {self.default!r} must not be a fall-back")
+        _once("tenant", map(str.lower, self.tenants or ()))
+        _once("producer", (item.user for item in self.producers or ()))
+        for name, tenant in (self.tenants or {}).items():
+            _once(f"site of tenant {name!r}", map(str.lower, tenant.sites))
+            _once(f"component of tenant {name!r}", map(str.lower, tenant.components))
+        return self
+
+    @model_validator(mode="after")
+    def _one_default(self) -> Self:
+        defaults = [(name, item) for name, item in self.mailboxes.items() if item.priority is Rank.DEFAULT]
+        for (one, first), (other, second) in combinations(defaults, 2):
+            shared = _lower(first.tenants) & _lower(second.tenants)
+            narrow = [(item.sites is not None) + (item.components is not None) for item in (first, second)]
+            meet = _overlap(first.sites, second.sites) and _overlap(first.components, second.components)
+            if shared and meet and narrow[0] == narrow[1]:
+                raise ValueError(
+                    f"tenant {min(shared)!r} has two defaults for the same mail, {one!r} and {other!r}: "
+                    "give one of them another priority, or bind them to different sites or components"
+                )
         return self
 
 
@@ -303,7 +402,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
         file = _File.model_validate(tree)
         return _directory(file, environment)
     except ValidationError as error:
-        # Without its cause, which shows the values that it refuses.
+        # Without its cause, whose text repeats what stands in the file, secrets included.
         raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from None
     except ValueError as error:
         raise MailboxFileError(f"{path}: {error}") from None
@@ -313,34 +412,93 @@ def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
     return Directory(
         mailboxes={name: _mailbox(name, table, environment) for name, table in file.mailboxes.items()},
         default=file.default,
-        tenants={name.lower(): item.use_default for name, item in file.tenants.items()}
+        tenants={name.lower(): _tenant(item) for name, item in file.tenants.items()}
         if file.tenants is not None
         else None,
         producers={
-            item.user: Producer(item.user, _lower(item.tenants), frozenset(item.categories)) for item in file.producers
+            item.user: Producer(item.user, _lower(item.tenants), frozenset(item.categories), frozenset(item.senders))
+            for item in file.producers
         }
         if file.producers is not None
         else None,
+        restraint=_restraint(file.platform),
     )
+
+
+def _tenant(table: _Tenant) -> Tenant:
+    return Tenant(
+        use_default=table.use_default,
+        choose=table.choose_mailbox,
+        restraint=_restraint(table),
+        sites={name.lower(): _restraint(item) for name, item in table.sites.items()},
+        components={name.lower(): _restraint(item) for name, item in table.components.items()},
+    )
+
+
+def _restraint(table: _Restraint) -> Restraint:
+    return Restraint(table.stop, table.suppress, _redirect(table.redirect_to), frozenset(table.purposes_off))
+
+
+def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
+    return Redirect(parse(to), parse(cc) if cc else None) if to else None
 
 
 def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mailbox:
     try:
+        first, *further = _channels(table, environment)
         return Mailbox(
             name=name,
             address=parse(table.address),
             display_name=table.display_name,
-            endpoint=_endpoint(table, environment),
+            endpoint=first,
+            further=tuple(further),
             tenants=_lower(table.tenants),
-            senders=frozenset(_sender(item) for item in table.senders),
+            senders=frozenset(table.senders),
+            sites=_lower(table.sites) if table.sites is not None else None,
+            components=_lower(table.components) if table.components is not None else None,
+            rank=table.priority,
+            enabled=table.enabled,
+            purposes=frozenset(table.purposes) if table.purposes is not None else None,
+            fallback_for=frozenset(table.fallback_for),
+            limits=Limits(**table.limits.model_dump()),
+            allowed_domains=frozenset(table.allowed_domains),
+            catch_all=_redirect(table.catch_all, table.catch_all_cc),
+            redirect=_redirect(table.redirect_to),
+            suppress=table.suppress,
         )
     except ValueError as error:
         raise ValueError(f"mailboxes.{name}: {error}") from error
 
 
-def _endpoint(table: _Mailbox, environment: Mapping[str, str]) -> Endpoint:
+def _channels(table: _Mailbox, environment: Mapping[str, str]) -> list[Endpoint]:
+    """In the order in which they are tried: SMTP first unless the file says otherwise."""
     if table.pickup is not None:
-        return _pickup(table.pickup)
+        return [_pickup(table.pickup)]
+    there: dict[str, Endpoint] = {}
+    if table.host is not None:
+        there["smtp"] = _smtp(table, environment)
+    if table.graph is not None:
+        there["graph"] = _graph(table, table.graph, environment)
+    return [there[name] for name in table.channels or there]
+
+
+def _graph(table: _Mailbox, graph: _Graph, environment: Mapping[str, str]) -> GraphEndpoint:
+    """Its token has an audience of its own: one for SMTP is refused."""
+    url = (graph.url or CLOUDS[table.cloud].graph).rstrip("/")
+    credentials = _credentials(table, parse(table.address), environment)
+    if not isinstance(credentials, OAuth):
+        raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")  # noqa: TRY004 - of the file
+    permission = "Mail.Send" if isinstance(credentials.proof, DeviceLogin) else ".default"
+    return GraphEndpoint(
+        url=f"{url}/v1.0",
+        user=graph.user or table.address,
+        credentials=replace(credentials, scope=graph.scope or f"{url}/{permission}"),
+        concurrent=graph.concurrent,
+        ca_file=_existing(graph.ca_file),
+    )
+
+
+def _smtp(table: _Mailbox, environment: Mapping[str, str]) -> SmtpEndpoint:
     tls = table.tls or Tls.STARTTLS
     return SmtpEndpoint(
         host=_ascii_host(table.host or ""),
@@ -348,7 +506,7 @@ def _endpoint(table: _Mailbox, environment: Mapping[str, str]) -> Endpoint:
         tls=tls,
         credentials=_credentials(table, parse(table.address), environment),
         limits=SessionLimits(
-            connections=table.connections or SessionLimits().connections,
+            connections=min(filter(None, (table.connections or SessionLimits().connections, table.limits.connections))),
             messages=table.messages_per_connection,
             idle=timedelta(seconds=table.idle_seconds),
         ),
@@ -445,13 +603,6 @@ def _secret(
     return value
 
 
-def _sender(text: str) -> str:
-    """`name@domain` or `*@domain`, with the domain in ASCII."""
-    if text.startswith("*@"):
-        return f"*@{parse('x' + text[1:]).domain}"
-    return str(parse(text))
-
-
 def _ascii_host(host: str) -> str:
     if host.isascii():
         return host.strip("[]")
@@ -468,8 +619,19 @@ def _existing(path: Path | None) -> str | None:
     return str(path)
 
 
-def _lower(names: tuple[str, ...]) -> frozenset[str]:
+def _lower(names: Iterable[str]) -> frozenset[str]:
     return frozenset(map(str.lower, names))
+
+
+def _once(what: str, names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{what} {name!r} is listed twice")
+
+
+def _overlap(one: Iterable[str] | None, other: Iterable[str] | None) -> bool:
+    """Whether two bindings have mail in common; None is everything."""
+    return one is None or other is None or bool(_lower(one) & _lower(other))
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

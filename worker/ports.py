@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Protocol
 
 from contracts.delivery import Result
-from contracts.notification import Attachment
-from worker.domain.delivery import Broken, Progress, Submission, TokenRefused
+from contracts.notification import Attachment, Priority
+from worker.domain.delivery import Broken, Key, Progress, Submission, TokenRefused
 from worker.domain.envelope import Envelope
 from worker.domain.mailbox import Mailbox, OAuth
 from worker.domain.message import OutgoingMessage
@@ -30,25 +30,39 @@ Observe = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """What makes a notification unique."""
+class Claimed:
+    """It is ours to send, until we settle it or another worker takes us for dead.
 
-    tenant: str
-    notification_id: str
+    Attributes:
+        progress: what earlier attempts have settled.
+        epoch: tells this claim from all others of the notification; a claim from before is no longer ours.
+    """
+
+    key: Key
+    progress: Progress
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """It is ours to send; progress is what earlier attempts have settled."""
+class Doubtful:
+    """It is ours, but a worker has died over it after the ledger was marked: it may have been sent, or not."""
 
-    progress: Progress
+    claimed: Claimed
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """It was finished before: the recorded result is the answer."""
+    """It was finished before: what is on record is the answer.
 
-    result: Result
+    Attributes:
+        results: in order; those that may never have reached anybody, else the final one.
+        progress: what was settled.
+        told: whether every result was published and the message disposed of.
+    """
+
+    results: tuple[Result, ...]
+    progress: Progress
+    told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +71,149 @@ class Underway:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Its next attempt is not due; a copy of the message has come by too early."""
+
+    until: datetime
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
 class Contradicted:
     """The id was used before for other content."""
 
 
-Claim = Claimed | Finished | Underway | Contradicted
+Claim = Claimed | Doubtful | Finished | Underway | Waiting | Contradicted
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Nothing of it has been handed over since the last result, and nothing will be: the claim is ours to settle.
+
+    Attributes:
+        last: the latest result so far; None if the notification has not been seen.
+    """
+
+    claimed: Claimed
+    last: Result | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of a claim.
+
+    Attributes:
+        results: what the producer is to be told, in order; one that is final ends the notification.
+        next_at: when the next attempt is due, if there is one.
+        reply_to: where copies of the results go.
+    """
+
+    progress: Progress
+    results: tuple[Result, ...] = ()
+    next_at: datetime | None = None
+    reply_to: str | None = None
+
+    @property
+    def final(self) -> Result | None:
+        """The final result, if this is the end."""
+        return next((result for result in self.results if result.final), None)
+
+
+class StoreDown(Exception):  # noqa: N818 - what happened
+    """The store is out of reach; without it nothing is sent. The argument says why, without a secret."""
 
 
 class Ledger(Protocol):
-    """The truth about hand-overs. Every transition is durable when the method returns."""
+    """The truth about hand-overs. Every transition is durable when the method returns.
 
-    async def claim(self, key: Key, digest: str, progress: Progress) -> Claim:
-        """Take the notification for sending; a stored progress wins over the given one."""
+    Raises:
+        StoreDown: from every method but `settle`, which waits until the store is back: only it knows what happened.
+    """
 
-    async def handing_over(self, key: Key) -> bool:
+    async def claim(self, key: Key, digest: str, progress: Progress, now: datetime) -> Claim:
+        """Take the notification for sending; what the ledger knows is added to the given progress."""
+
+    async def handing_over(self, claimed: Claimed) -> bool:
         """Write down that the next octets may make the server accept. False: it is no longer ours, do not send."""
 
-    async def settle(self, key: Key, progress: Progress, result: Result | None) -> None:
-        """Give the notification back: finished with a final result, or open with its progress."""
+    async def settle(self, claimed: Claimed, settlement: Settlement) -> tuple[Result, ...] | None:
+        """Give the notification back, finished or waiting, its results on record before anybody is told.
+
+        A rejected notification is forgotten: once its cause is mended it may come again.
+
+        Returns:
+            What is to be published now, earlier results that may not have been first. None: it is no longer ours, and
+            somebody else has told the producer, or will.
+        """
+
+    async def recall(self, key: Key, now: datetime) -> Recalled | Finished | Underway:
+        """Take it in order to cancel it. What is under way is kept from being handed over, if it is not too late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """A result on record that may not have reached anybody."""
+
+    key: Key
+    result: Result
+    reply_to: str | None
+
+
+class Outbox(Protocol):
+    """The results on record, until the broker has confirmed them."""
+
+    async def ready(self) -> None:
+        """Return if the store answers.
+
+        Raises:
+            StoreDown: it does not.
+        """
+
+    async def published(self, key: Key, results: Sequence[Result], *, disposed: bool) -> None:
+        """Strike them off. Loss of this is harmless: they would be published once more, with the same event ids.
+
+        Args:
+            key: whose results they are.
+            results: the broker has confirmed them.
+            disposed: the broker holds the message where it belongs: nowhere, in a wait queue, or as a dead letter.
+        """
+
+    async def unpublished(self) -> Sequence[Unpublished]:
+        """Results whose publisher has had time enough, in order per notification; leased to the caller for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A notification of which nobody knows whether it was accepted."""
+
+    key: Key
+    result: Result
+
+
+class Register(Protocol):
+    """What operators see and change. Every change leaves a line in the audit trail."""
+
+    async def doubts(self) -> Sequence[Doubt]:
+        """Open doubts, oldest first."""
+
+    async def find(self, key: Key) -> Result | None:
+        """The latest result on record."""
+
+    async def resolve(self, key: Key, result: Result, reply_to: str | None, actor: str) -> bool:
+        """Close a doubt by a `resolved` result, which goes to the outbox. False: there is no open doubt."""
+
+    async def reopen(self, key: Key, digest: str, progress: Progress, actor: str) -> bool:
+        """Let a finished notification be attempted again for the recipients that progress leaves open.
+
+        False: it is being sent right now.
+        """
+
+    async def note(self, actor: str, action: str, subject: str, detail: str) -> None:
+        """Write a line into the audit trail."""
+
+
+class Store(Ledger, Outbox, Register, Protocol):
+    """All that is kept of notifications."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +225,36 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Paced:
+    """The mailbox's limits are used up until then, when this notification has a place of its own.
+
+    Attributes:
+        slot: the place, to be brought along next time.
+        verdict: which limit, for the result that tells of a long wait.
+    """
+
+    slot: datetime
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one attempt asks of a mailbox.
+
+    Attributes:
+        recipients: in the envelope.
+        external: those among them outside the sender's own domain.
+        slot: the place that an earlier question was given.
+    """
+
+    tenant: str
+    priority: Priority
+    recipients: int
+    external: int
+    slot: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """Leave to try once, to be given back with what came of it.
 
@@ -93,26 +262,34 @@ class Admission:
         epoch: how many pauses the mailbox had had by then: what an attempt from before a pause brings home proves
             nothing about its end.
         probe: it is the one attempt that is let through after a pause.
+        ticket: the place in the mailbox's window, if its limits are counted.
     """
 
     mailbox: str
     epoch: int = 0
     probe: bool = False
+    ticket: int | None = None
 
 
 class Gate(Protocol):
-    """Whether a mailbox may be used now: pauses and their end."""
+    """Whether a mailbox may be used now: limits, pauses and their end."""
 
-    def admit(self, mailbox: str, now: datetime) -> Admission | Hold:
+    async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
         """Ask before an attempt. After a pause one attempt is let through to see whether the trouble is over."""
 
-    def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
+    async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """The attempt showed a fault of the mailbox: rest it, longer each time. Returns the end of the pause."""
 
-    def cleared(self, admission: Admission, *, tried: bool) -> bool:
+    async def cleared(self, admission: Admission, *, tried: bool, accepted: int = 0) -> bool:
         """The attempt showed no fault of the mailbox, or came to nothing at all (`tried` False).
 
-        Returns whether this ends a pause.
+        Args:
+            admission: what `admit` gave.
+            tried: the server was asked to take the mail.
+            accepted: recipients that it took the mail for.
+
+        Returns:
+            Whether this ends a pause.
         """
 
 

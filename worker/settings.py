@@ -125,6 +125,15 @@ class OAuthSettings(_Section):
     timeout_seconds: Annotated[float, Field(gt=0, le=120, description="wait for an answer of a token authority")] = 20
 
 
+class GraphSettings(_Section):
+    """Microsoft Graph."""
+
+    connect_seconds: Annotated[float, Field(gt=0, le=300, description="wait for TCP and TLS")] = 20
+    answer_seconds: Annotated[
+        float, Field(gt=0, le=600, description="silence put up with while a request is written or answered")
+    ] = 120
+
+
 class RetrySettings(_Section):
     """Further attempts after a temporary failure."""
 
@@ -179,6 +188,7 @@ class Settings(BaseSettings):
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     oauth: OAuthSettings = Field(default_factory=OAuthSettings)
+    graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)

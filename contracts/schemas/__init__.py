@@ -9,11 +9,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from contracts.cancellation import Cancellation
 from contracts.delivery import Result
 from contracts.notification import Notification
 
 DIRECTORY = Path(__file__).parent
-_MODELS: dict[str, type[BaseModel]] = {"notification.v1": Notification, "result.v1": Result}
+_MODELS: dict[str, type[BaseModel]] = {
+    "notification.v1": Notification,
+    "cancel.v1": Cancellation,
+    "result.v1": Result,
+}
 
 
 def generated() -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from contracts.delivery import Because, DeliveryStatus
@@ -23,7 +24,8 @@ def notification(notification_id: str, tenant: str, **fields: object) -> Notific
 
 
 def accepted(emulator: Emulator) -> list[dict[str, object]]:
-    return [json.loads(line) for line in emulator.accepted.log.read_text(encoding="utf-8").splitlines()]
+    log = emulator.accepted.log
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
 async def test_tenant_without_mailbox_is_sent_through_the_default_one_over_oauth(
@@ -181,3 +183,25 @@ async def test_nothing_is_left_unacknowledged(
     assert await worker.stop() == 0
     lanes = [row async for row in topologies.depths(address, topology) if row[0].startswith(topology.lane_stem)]
     assert [ready for _, ready, _ in lanes] == [0, 0]
+
+
+async def test_notification_that_is_taken_back_in_time_is_not_sent(
+    worker: WorkerProcess, emulator: Emulator, address: BrokerAddress, topology: Topology, inbox: Inbox
+) -> None:
+    later = datetime.now(UTC) + timedelta(seconds=2)
+    async with publisher(address.url, prefix=topology.prefix) as post:
+        await post.publish(notification("n-1", "contoso", not_before=later))
+        cancelled = await post.cancel("n-1", "contoso")
+        repeated = await post.send(notification("n-1", "contoso", not_before=later))
+    assert cancelled.status is DeliveryStatus.CANCELLED
+    assert repeated == cancelled
+    await worker.stop()
+    assert accepted(emulator) == []
+
+
+async def test_notification_that_is_taken_back_too_late_keeps_its_result(
+    worker: WorkerProcess, emulator: Emulator, address: BrokerAddress, topology: Topology
+) -> None:
+    async with publisher(address.url, prefix=topology.prefix) as post:
+        result = await post.send(notification("n-1", "contoso"))
+        assert await post.cancel("n-1", "contoso") == result

@@ -15,22 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.address import AddrSpec, parse
+from contracts.cancellation import CANCELLATION_TYPE, Cancellation
 from contracts.delivery import DeliveryStatus, Result
-from contracts.wire import Properties
+from contracts.wire import Properties, encode
 from tests.factories import JANA, NOON, OMAR, directory, document, mailbox, progress, verdict
 from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTransport, Journal
 from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
-from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Refused, Stage, Submission
+from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Directory, Mailbox, SmtpEndpoint
+from worker.domain.mailbox import Directory, Mailbox, Rank, Redirect, Restraint, SmtpEndpoint, Stop
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
 from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
-from worker.ports import FileMissing, HandingOver, Hold
+from worker.ports import FileMissing, HandingOver, Hold, Paced
 
 EVE = parse("eve@fabrikam.com")
+KEY = Key("contoso", "reset-7f3a")
 PLATFORM = mailbox("platform")
 DIRECTORY = directory(PLATFORM, default="platform")
 THROTTLED = verdict(Action.PAUSE, "throttled-mailbox", pause=timedelta(minutes=5))
@@ -55,6 +57,7 @@ class House:
             directory=self.known,
             rows=catalogue(),
             ledger=self.ledger,
+            register=self.ledger,
             gate=self.gate,
             transports={SmtpEndpoint: self.transport},
             files=self.files,
@@ -286,6 +289,180 @@ async def test_progress_goes_along_with_a_message_that_is_under_way_elsewhere(ho
     assert (await house.deliver(waiting.carry)).carry == waiting.carry
 
 
+async def test_copy_that_comes_by_before_its_time_waits_on_and_is_not_tried(house: House) -> None:
+    house.answers(GREYLISTED)
+    waiting = await house.deliver()
+    assert when(await house.deliver(waiting.carry)) == when(waiting)
+    assert len(house.transport.sent) == 1
+
+
+async def test_result_that_was_recorded_but_never_told_is_told_by_the_next_worker(house: House) -> None:
+    first = await house.deliver()
+    house.ledger.page.told = False
+    second = await house.deliver()
+    assert (second.results, second.key) == (first.results, KEY)
+
+
+async def test_failure_that_was_recorded_but_not_set_aside_is_set_aside_by_the_next_worker(house: House) -> None:
+    house.answers(Refused(Stage.MAIL, Reply.parse("550 5.1.8 Bad sender")))
+    first = await house.deliver()
+    house.ledger.page.told = False
+    second = await house.deliver()
+    assert (second.disposition, second.carry) == (first.disposition, first.carry)
+
+
+async def test_failure_that_was_told_is_not_set_aside_a_second_time(house: House) -> None:
+    house.answers(Refused(Stage.MAIL, Reply.parse("550 5.1.8 Bad sender")))
+    first = await house.deliver()
+    assert await house.deliver() == Decision(first.results, Acknowledge())
+
+
+async def test_leftover_copy_of_a_finished_notification_is_dropped_without_a_word(house: House) -> None:
+    house.answers(GREYLISTED, Accepted(OK))
+    waiting = await house.deliver()
+    house.clock.now = when(waiting)
+    await house.deliver(waiting.carry)
+    assert await house.deliver(waiting.carry) == Decision((), Acknowledge())
+
+
+# ---------------------------------------------------------------- doubts after a crash
+
+
+async def test_crash_after_the_mark_is_a_doubt_that_a_person_ends(house: House) -> None:
+    await crashed(house)
+    decision = await house.deliver()
+    result = only(decision)
+    assert (result.status, result.reason and result.reason.kind) == (DeliveryStatus.IN_DOUBT, "worker-crash")
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.transport.sent == []
+
+
+async def test_crash_after_the_mark_is_sent_again_if_a_second_copy_does_no_harm(house: House) -> None:
+    await crashed(house, on_doubt="resend")
+    result = only(await house.deliver(on_doubt="resend"))
+    assert result.status is DeliveryStatus.ACCEPTED
+
+
+async def test_second_copy_that_is_refused_leaves_the_first_in_doubt(house: House) -> None:
+    await crashed(house, on_doubt="resend")
+    house.answers(Refused(Stage.DOT, Reply.parse("550 5.7.1 Spam")))
+    result = only(await house.deliver(on_doubt="resend"))
+    assert result.status is DeliveryStatus.IN_DOUBT
+
+
+async def test_worker_that_was_taken_for_dead_ends_the_doubt_with_what_it_knows(house: House) -> None:
+    def taken_for_dead(_: Envelope) -> Submission:
+        house.ledger.stolen = True
+        return Accepted(OK)
+
+    house.transport.answer = taken_for_dead
+    decision = await house.deliver()
+    assert decision.results == ()
+    ((key, result, actor),) = house.ledger.resolutions
+    assert (key, result.status, actor) == (KEY, DeliveryStatus.RESOLVED, "worker")
+    assert [each.status for each in result.recipients] == ["accepted"]
+
+
+async def crashed(house: House, **fields: Any) -> None:
+    """A worker has died over the notification after the mark."""
+    house.transport.bug_after = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await house.deliver(**fields)
+    house.transport.bug_after = None
+    house.ledger.page.doubtful = True
+    house.transport.sent.clear()
+
+
+# ---------------------------------------------------------------- cancellation
+
+
+async def test_notification_that_was_never_seen_is_cancelled_before_it_comes(house: House) -> None:
+    cancelled = only(await cancel(house))
+    assert (cancelled.status, cancelled.final) == (DeliveryStatus.CANCELLED, True)
+    assert (await house.deliver()).results == (cancelled,)
+    assert house.transport.sent == []
+
+
+async def test_notification_that_waits_is_cancelled_and_its_copy_sends_nothing(house: House) -> None:
+    house.answers(GREYLISTED)
+    waiting = await house.deliver(metadata={"ticket": 42})
+    cancelled = only(await cancel(house))
+    assert (cancelled.status, cancelled.metadata) == (DeliveryStatus.CANCELLED, {"ticket": 42})
+    assert [each.status for each in cancelled.recipients] == ["cancelled"]
+    house.clock.now = when(waiting)
+    assert (await house.deliver(waiting.carry, metadata={"ticket": 42})).disposition == Acknowledge()
+    assert len(house.transport.sent) == 1
+
+
+async def test_cancellation_after_somebody_has_the_mail_says_who(house: House) -> None:
+    await partly_accepted(house)
+    cancelled = only(await cancel(house))
+    assert cancelled.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert [each.status for each in cancelled.recipients] == ["accepted", "cancelled"]
+
+
+async def test_cancellation_of_what_is_finished_is_answered_with_the_result(house: House) -> None:
+    accepted = await house.deliver()
+    assert await cancel(house) == Decision(accepted.results, Acknowledge())
+
+
+async def test_cancellation_of_what_is_under_way_keeps_it_from_being_handed_over(house: House) -> None:
+    answers = []
+
+    async def meanwhile(*_: object) -> None:
+        answers.append(await cancel(house))
+
+    house.files = FakeFiles(meanwhile=meanwhile)
+    house.courier = replace(house.courier, files=house.files)
+    decision = await house.deliver()
+    assert "dot" not in house.journal
+    assert isinstance(answers[0].disposition, WaitUntil)
+    assert isinstance(decision.disposition, WaitUntil)
+    house.ledger.page.unwanted = False
+    assert only(await cancel(house)).status is DeliveryStatus.CANCELLED
+
+
+async def test_cancellation_by_a_producer_of_another_tenant_is_refused(house: House) -> None:
+    decision = await cancel(house, Properties(routing_key="t.fabrikam"))
+    assert only(decision).status is DeliveryStatus.REJECTED
+    assert only(decision).notification_id is None
+    assert only(await house.deliver()).status is DeliveryStatus.ACCEPTED
+
+
+async def cancel(house: House, properties: Properties | None = None) -> Decision:
+    wish = Cancellation(type=CANCELLATION_TYPE, id=KEY.notification_id, tenant="Contoso")
+    return await house.courier.deliver(Intake(encode(wish), properties or Properties()))
+
+
+# ---------------------------------------------------------------- limits of a mailbox
+
+
+async def test_mailbox_at_its_limit_gives_the_notification_a_place_that_it_keeps(house: House) -> None:
+    slot = NOON + timedelta(seconds=12)
+    house.gate.holds["platform"] = Paced(slot, THROTTLED)
+    waiting = await house.deliver()
+    assert (waiting.results, when(waiting)) == ((), slot)
+    house.clock.now = slot
+    assert only(await house.deliver(waiting.carry)).status is DeliveryStatus.ACCEPTED
+    assert [demand.slot for demand in house.gate.demands] == [None, slot]
+
+
+async def test_wait_that_a_person_would_notice_is_told_once(house: House) -> None:
+    house.gate.holds["platform"] = Paced(NOON + timedelta(minutes=5), THROTTLED)
+    first = await house.deliver()
+    assert only(first).status is DeliveryStatus.DEFERRED
+    house.clock.now = when(first)
+    house.gate.holds["platform"] = Paced(NOON + timedelta(minutes=9), THROTTLED)
+    assert (await house.deliver(first.carry)).results == ()
+
+
+async def test_gate_is_told_how_many_recipients_and_how_many_outside(house: House) -> None:
+    await house.deliver(to=[str(JANA), "in@contoso.com"], priority="high")
+    (demand,) = house.gate.demands
+    assert (demand.tenant, demand.priority, demand.recipients, demand.external) == ("contoso", "high", 2, 1)
+    assert house.gate.accepted == [2]
+
+
 # ---------------------------------------------------------------- attempts
 
 
@@ -423,6 +600,7 @@ async def test_paused_mailbox_is_told_once_and_nothing_is_submitted(house: House
 async def test_paused_mailbox_is_told_again_when_the_reason_changes(house: House) -> None:
     house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
     first = await house.deliver()
+    house.clock.now = when(first)
     house.gate.holds["platform"] = Hold(NOON + timedelta(hours=2), verdict(Action.PAUSE, "auth-config"))
     second = only(await house.deliver(first.carry))
     assert second.reason is not None
@@ -531,7 +709,7 @@ async def test_bug_after_the_server_has_accepted_does_not_say_that_nothing_was_s
 async def test_long_outage_does_not_make_the_courier_forget_who_has_the_mail() -> None:
     house = House(policy=RetryPolicy(horizon=timedelta(days=30)))
     house.answers(GREYLISTED, Accepted(OK, {OMAR: Reply.parse("450 4.2.0 Greylisted")}))
-    await house.deliver(to=[str(JANA), str(OMAR)])
+    house.clock.now = when(await house.deliver(to=[str(JANA), str(OMAR)]))
     house.ledger.page.progress = progress(attempts=60)  # two days and a half of hourly attempts
     decision = await house.deliver(to=[str(JANA), str(OMAR)])
     assert only(decision).status is DeliveryStatus.DEFERRED
@@ -614,6 +792,226 @@ async def test_refusal_after_somebody_has_the_mail_does_not_say_that_it_was_reje
     courier = replace(house.courier, directory=directory())
     result = only(await courier.deliver(Intake(json.dumps(document(**PARTLY)).encode(), Properties(), waiting.carry)))
     assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+
+
+# ---------------------------------------------------------------- several servers
+
+FIRST = mailbox("first", "first@contoso.com", tenants=frozenset({"contoso"}), rank=Rank.HIGH)
+SECOND = mailbox("second", "second@contoso.com", tenants=frozenset({"contoso"}))
+POOL = directory(FIRST, SECOND)
+UNREACHABLE = Broken(Stage.CONNECT, Fault.UNREACHABLE, "refused")
+LOST = Broken(Stage.DOT, Fault.TIMEOUT, "no answer within 600 s")
+
+
+def used(house: House) -> list[str]:
+    return [box.name for box, _, _ in house.transport.sent]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(UNREACHABLE, id="no-connection"),
+        pytest.param(Broken(Stage.CONNECT, Fault.CERTIFICATE, "expired"), id="certificate"),
+        pytest.param(Refused(Stage.AUTH, Reply.parse("535 5.7.139 disabled"), mechanism="login"), id="login"),
+        pytest.param(Refused(Stage.MAIL, Reply.parse("432 4.3.2 Concurrent connections limit exceeded")), id="limit"),
+        pytest.param(Busy(), id="all-connections-in-use"),
+    ],
+)
+async def test_mail_that_a_server_cannot_take_goes_to_the_next_one_at_once(failure: Submission) -> None:
+    house = House(POOL)
+    house.transport.never_asks = True
+    house.answers(failure, Accepted(OK))
+    result = only(await house.deliver())
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert used(house) == ["first", "second"]
+    assert result.mailbox is not None
+    assert (result.mailbox.name, result.mailbox.because, result.attempt) == ("second", "priority", 1)
+    assert "Passed over 'first'" in (result.mailbox.why or "")
+
+
+async def test_server_that_rests_is_passed_over_without_being_asked() -> None:
+    house = House(POOL)
+    house.gate.holds["first"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    assert only(await house.deliver()).status is DeliveryStatus.ACCEPTED
+    assert used(house) == ["second"]
+
+
+async def test_mail_waits_for_the_server_that_is_back_first() -> None:
+    house = House(POOL)
+    house.gate.holds["first"] = Hold(NOON + timedelta(minutes=10), THROTTLED)
+    house.gate.holds["second"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    decision = await house.deliver()
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    assert timedelta(minutes=10) <= when(decision) - NOON < timedelta(minutes=11)
+    assert used(house) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        pytest.param(Refused(Stage.RCPT, Reply.parse("550 5.1.1 unknown")), "failed", id="recipient-refused"),
+        pytest.param(GREYLISTED, "deferred", id="greylisted"),
+        pytest.param(LOST, "in_doubt", id="after-the-dot"),
+    ],
+)
+async def test_what_is_no_fault_of_the_server_or_may_have_been_accepted_goes_nowhere_else(
+    answer: Submission, status: str
+) -> None:
+    house = House(POOL)
+    house.answers(answer)
+    assert only(await house.deliver()).status == status
+    assert used(house) == ["first"]
+
+
+async def test_second_copy_of_a_doubtful_mail_waits_for_its_server() -> None:
+    house = House(POOL)
+    house.answers(LOST)
+    waiting = await house.deliver(on_doubt="resend")
+    house.clock.now = when(waiting)
+    house.gate.holds["first"] = Hold(house.clock.now + timedelta(hours=1), THROTTLED)
+    assert only(await house.deliver(waiting.carry, on_doubt="resend")).status is DeliveryStatus.DEFERRED
+    assert used(house) == ["first"]
+
+
+async def test_own_server_that_is_down_leaves_nothing_to_the_default() -> None:
+    house = House(directory(FIRST, PLATFORM, default="platform"))
+    house.transport.never_asks = True
+    house.answers(UNREACHABLE)
+    assert only(await house.deliver()).status is DeliveryStatus.DEFERRED
+    assert used(house) == ["first"]
+
+
+# ---------------------------------------------------------------- what keeps mail back
+
+SANDBOX = parse("sandbox@test.example")
+
+
+async def test_switched_off_server_keeps_its_mail_waiting_beyond_the_retry_horizon() -> None:
+    house = House(directory(replace(FIRST, enabled=False)))
+    waiting = await house.deliver()
+    result = only(waiting)
+    assert result.status is DeliveryStatus.DEFERRED
+    assert result.reason is not None
+    assert result.reason.kind == "disabled"
+    house.clock.forward(timedelta(days=3))
+    later = await house.deliver(waiting.carry)
+    assert later.results == ()
+    assert when(later) > house.clock.now
+    house.courier = replace(house.courier, directory=directory(FIRST))
+    house.clock.now = when(later)
+    assert only(await house.deliver(later.carry)).status is DeliveryStatus.ACCEPTED
+
+
+async def test_stop_switch_holds_mail_and_lets_it_go_when_it_is_lifted() -> None:
+    house = House(directory(FIRST, restraint=Restraint(stop=Stop.HOLD)))
+    waiting = await house.deliver()
+    assert only(waiting).reason is not None
+    assert only(waiting).mailbox is None
+    assert house.transport.sent == []
+    house.courier = replace(house.courier, directory=directory(FIRST))
+    house.clock.now = when(waiting)
+    assert only(await house.deliver(waiting.carry)).status is DeliveryStatus.ACCEPTED
+
+
+async def test_mail_that_expires_behind_a_stop_switch_is_told_as_expired() -> None:
+    house = House(directory(FIRST, restraint=Restraint(stop=Stop.HOLD)))
+    fields = {"expires_at": (NOON + timedelta(seconds=3)).isoformat()}
+    waiting = await house.deliver(**fields)
+    assert when(waiting) == NOON + timedelta(seconds=3)
+    house.clock.now = when(waiting)
+    assert only(await house.deliver(waiting.carry, **fields)).status is DeliveryStatus.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        pytest.param(directory(FIRST, restraint=Restraint(stop=Stop.REFUSE)), "stopped", id="stopped"),
+        pytest.param(
+            directory(FIRST, restraint=Restraint(purposes_off=frozenset({"password-reset"}))), "purpose-off", id="off"
+        ),
+        pytest.param(directory(tenants={"contoso": False}), "no-mailbox", id="unconfigured"),
+    ],
+)
+async def test_password_reset_that_cannot_be_sent_is_refused_at_once(known: Directory, kind: str) -> None:
+    house = House(known)
+    decision = await house.deliver(category="password-reset")
+    result = only(decision)
+    assert (result.status, result.final) == (DeliveryStatus.REJECTED, True)
+    assert result.reason is not None
+    assert result.reason.kind == kind
+    assert isinstance(decision.disposition, DeadLetter)
+    assert house.transport.sent == []
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(directory(FIRST, restraint=Restraint(suppress=True)), id="scope"),
+        pytest.param(directory(replace(FIRST, suppress=True)), id="mailbox"),
+        pytest.param(directory(replace(FIRST, enabled=False), restraint=Restraint(suppress=True)), id="switched-off"),
+    ],
+)
+async def test_suppressed_mail_is_decided_and_done_with_and_nothing_leaves(known: Directory) -> None:
+    house = House(known)
+    decision = await house.deliver()
+    result = only(decision)
+    assert (result.status, result.final, result.attempt) == (DeliveryStatus.SUPPRESSED, True, 0)
+    assert result.mailbox is not None
+    assert result.mailbox.name == "first"
+    assert decision.disposition == Acknowledge()
+    assert house.journal == ["claim", "settle"]
+
+
+async def test_redirected_mail_reaches_the_sandbox_and_the_result_says_so() -> None:
+    house = House(directory(FIRST, restraint=Restraint(redirect=Redirect(SANDBOX))))
+    result = only(await house.deliver(to=[str(JANA)], cc=[str(OMAR)], bcc=[str(EVE)]))
+    ((_, envelope, message),) = house.transport.sent
+    assert envelope.rcpt_to == (SANDBOX,)
+    assert message_from_bytes(message.content)["To"] == str(SANDBOX)
+    assert result.redirected_to == str(SANDBOX)
+    assert [each.address for each in result.recipients] == [str(JANA), str(OMAR), str(EVE)]
+
+
+async def test_refusal_of_the_sandbox_is_every_recipients_refusal() -> None:
+    house = House(directory(FIRST, restraint=Restraint(redirect=Redirect(SANDBOX))))
+    no = Reply.parse("450 4.2.0 Greylisted")
+    house.answers(Refused(Stage.RCPT, no, {SANDBOX: no}), Accepted(OK))
+    waiting = await house.deliver(to=[str(JANA), str(OMAR)])
+    assert [each.status for each in only(waiting).recipients] == ["deferred", "deferred"]
+    house.clock.now = when(waiting)
+    result = only(await house.deliver(waiting.carry, to=[str(JANA), str(OMAR)]))
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert house.recipients == [(SANDBOX,), (SANDBOX,)]
+
+
+async def test_recipient_outside_the_allowed_domains_is_named_and_not_reached() -> None:
+    house = House(directory(replace(FIRST, allowed_domains=frozenset({"fabrikam.com"}))))
+    result = only(await house.deliver(to=[str(JANA), "eve@elsewhere.org"]))
+    assert house.recipients == [(JANA,)]
+    assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert {each.address: each.kind for each in result.recipients} == {
+        str(JANA): "",
+        "eve@elsewhere.org": "recipient-not-allowed",
+    }
+
+
+async def test_mail_to_nobody_inside_the_allowed_domains_is_rejected() -> None:
+    house = House(directory(replace(FIRST, allowed_domains=frozenset({"contoso.com"}))))
+    result = only(await house.deliver())
+    assert result.status is DeliveryStatus.REJECTED
+    assert result.reason is not None
+    assert result.reason.kind == "recipient-not-allowed"
+
+
+async def test_fall_back_sends_in_its_own_name() -> None:
+    box = mailbox("fallback", "invites@platform.example", fallback_for=frozenset({"invite"}))
+    house = House(directory(box, tenants={"contoso": False}))
+    result = only(await house.deliver(category="invite", **{"from": "anna@contoso.com"}))
+    ((_, envelope, message),) = house.transport.sent
+    assert result.mailbox is not None
+    assert result.mailbox.because == "purpose"
+    assert str(envelope.mail_from) == "invites@platform.example"
+    assert message_from_bytes(message.content)["Reply-To"] == "anna@contoso.com"
 
 
 # ---------------------------------------------------------------- the whole life of a notification

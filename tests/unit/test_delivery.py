@@ -83,3 +83,10 @@ def test_advance_keeps_what_was_told() -> None:
     after = before.advanced({OMAR: outcome(F)}, spent=True)
     assert after.told == "auth-config"
     assert after.settled == {JANA: outcome(A), OMAR: outcome(F)}
+
+
+def test_refusal_of_a_second_copy_leaves_the_first_one_in_doubt_for_good() -> None:
+    before = progress(doubted=frozenset({JANA, OMAR}))
+    after = before.advanced({JANA: outcome(F, "550 5.1.1 unknown"), OMAR: outcome(D)}, spent=True)
+    assert after.settled[JANA].status is U
+    assert after.doubted == {OMAR}

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 import contracts
 from contracts import schemas
+from contracts.cancellation import Cancellation
 from contracts.channels import notifications_exchange, results_exchange
 from contracts.delivery import Result
 from contracts.notification import Notification
@@ -50,6 +51,14 @@ def test_golden_notification_survives_encoding(path: Path) -> None:
     assert isinstance(once, Notification)
     assert decode(encode(once), Properties(), max_octets=1 << 20) == once
     validator("notification").validate(json.loads(encode(once)))
+
+
+def test_golden_cancellation_is_accepted_by_schema_and_decoder() -> None:
+    path = EXAMPLES / "cancellation.json"
+    validator("cancel").validate(read(path))
+    found = decode(path.read_bytes(), Properties(), max_octets=1 << 20)
+    assert isinstance(found, Cancellation)
+    assert json.loads(encode(found)) == read(path)
 
 
 def test_golden_cloudevent_is_unwrapped() -> None:

@@ -45,6 +45,21 @@ def test_producer_speaks_for_its_own_tenants_only(
     assert found is None or (found.kind == "not-allowed" and found.explanation and found.remedy)
 
 
+@pytest.mark.parametrize(
+    ("sender", "allowed"),
+    [
+        pytest.param(None, True, id="left-out"),
+        pytest.param("shop@contoso.com", True, id="listed"),
+        pytest.param("x@news.contoso.com", True, id="by-domain"),
+        pytest.param("boss@contoso.com", False, id="not-listed"),
+    ],
+)
+def test_producer_writes_in_names_that_it_was_granted(sender: str | None, *, allowed: bool) -> None:
+    shop = Producer("shop", senders=frozenset({"shop@contoso.com", "*@news.contoso.com"}))
+    found = authorise(notification(sender=sender), Properties(user_id="shop"), directory(producers=[shop]))
+    assert (found.field if found else None) == (None if allowed else "from")
+
+
 @pytest.mark.parametrize("user_id", [None, "", "anybody"])
 def test_without_a_list_of_producers_the_exchange_is_trusted(user_id: str | None) -> None:
     assert authorise(notification(), Properties(user_id=user_id), directory()) is None

@@ -113,6 +113,12 @@ CASES = {
     "lost-in-the-body": Case(
         broke(DATA, Fault.DISCONNECTED), Expected("transient", SERVER, RETRY, "before the mail was handed")
     ),
+    "graph-fails-with-the-mail-in-hand": Case(
+        broke(DOT, Fault.SERVER_ERROR), Expected("in-doubt", MESSAGE, Action.DOUBT, "may or may not")
+    ),
+    "graph-would-send-it-again": Case(
+        broke(Stage.GRAPH, Fault.NAMED_ALREADY), Expected("message-permanent", MESSAGE, FAIL, "already")
+    ),
     "silent-greeting": Case(
         broke(CONNECT, Fault.TIMEOUT), Expected("transient", SERVER, RETRY, "before the mail was handed")
     ),
@@ -495,7 +501,9 @@ def test_only_what_is_lost_at_the_dot_is_in_doubt() -> None:
     assert all(row.stages == {Stage.DOT} and row.faults for row in doubtful)
 
 
-@pytest.mark.parametrize("fault", Fault)
+@pytest.mark.parametrize(
+    "fault", [each for each in Fault if each is not Fault.SERVER_ERROR]
+)  # known only after the mail was sent
 def test_every_fault_before_the_dot_has_a_row(fault: Fault) -> None:
     assert of_fault(ROWS, broke(CONNECT, fault)).known
 
@@ -512,7 +520,7 @@ BY_DIGIT = {
 }
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", BY_DIGIT)
 @pytest.mark.parametrize("text", ["550 Go away", "554 5.9.9 Never heard of", "599"])
 def test_unknown_permanent_reply_is_judged_by_its_stage_and_marked(stage: Stage, text: str) -> None:
     found = of_reply(ROWS, stage, Reply.parse(text))
@@ -520,12 +528,40 @@ def test_unknown_permanent_reply_is_judged_by_its_stage_and_marked(stage: Stage,
     assert not found.known
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", BY_DIGIT)
 @pytest.mark.parametrize("text", ["450 4.9.9 Not now", "499", "421 Closing"])
 def test_unknown_temporary_reply_is_tried_again_at_every_stage(stage: Stage, text: str) -> None:
     found = of_reply(ROWS, stage, Reply.parse(text))
     assert (found.kind, found.action) == ("transient", Action.RETRY)
     assert not found.known
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "action"),
+    [
+        pytest.param("400 ErrorNeverHeardOf: no", "message-permanent", FAIL, id="bad-request"),
+        pytest.param("413 Content Too Large", "message-permanent", FAIL, id="too-large"),
+        pytest.param("401 InvalidAuthenticationToken: no", "auth-config", PAUSE, id="unauthorized"),
+        pytest.param("403 ErrorNeverHeardOf: no", "auth-config", PAUSE, id="forbidden"),
+        pytest.param("404 ErrorNeverHeardOf: no", "auth-config", PAUSE, id="not-found"),
+        pytest.param("429 ErrorNeverHeardOf: slower", "throttled-mailbox", PAUSE, id="too-many-requests"),
+        pytest.param("503 ErrorNeverHeardOf: later", "transient", PAUSE, id="unavailable"),
+    ],
+)
+def test_unknown_answer_of_graph_is_judged_by_its_http_status(text: str, kind: str, action: Action) -> None:
+    found = of_reply((), Stage.GRAPH, Reply.parse(text))
+    assert (found.kind, found.action, found.known) == (kind, action, False)
+
+
+def test_wait_that_a_server_asks_for_is_how_long_the_mailbox_rests() -> None:
+    asked = Refused(Stage.GRAPH, Reply.parse("429 ErrorNeverHeardOf: slower"), retry_after=timedelta(seconds=17))
+    found = of_refusal((), asked)
+    assert (found.action, found.pause) == (PAUSE, timedelta(seconds=17))
+
+
+def test_wait_that_a_server_asks_for_does_not_revive_what_has_failed() -> None:
+    asked = Refused(Stage.GRAPH, Reply.parse("400 ErrorNeverHeardOf: no"), retry_after=timedelta(seconds=17))
+    assert of_refusal((), asked).action is FAIL
 
 
 def test_unknown_oauth_error_pauses_the_mailbox_and_is_marked() -> None:

@@ -65,13 +65,14 @@ async def _has_hash_exchange(address: BrokerAddress, topology: Topology) -> bool
     wanted = next(item for item in topology.exchanges() if item.name == topology.lane_exchange)
     try:
         async with await open_connection(address, "topology") as connection, connection.channel() as channel:
-            await channel.declare_exchange(wanted.name, wanted.kind, durable=True)
+            await channel.declare_exchange(wanted.name, wanted.kind, durable=True, arguments={**wanted.arguments})
     except AMQPConnectionError as error:
         if "unknown exchange type" in str(error) or "invalid exchange type" in str(error):
             return False
         raise
     except ChannelPreconditionFailed as error:
-        raise TopologyDiffers(f"exchange {wanted.name!r} exists but is of another type: {error}") from error
+        how = "but is of another type" if "inequivalent arg 'type'" in str(error) else "with other arguments"
+        raise TopologyDiffers(f"exchange {wanted.name!r} exists {how}; delete it first ({error})") from error
     return True
 
 

@@ -32,15 +32,15 @@ class User:
 def worker_user(name: str, topology: Topology) -> User:
     """May consume lanes, park, publish results and dead letters, and answer to `reply_to` (default exchange).
 
-    It creates nothing. From RabbitMQ 4.3 on even looking whether a queue exists needs a right to configure it.
+    It configures nothing, on no version: it finds lanes by consuming them. (From RabbitMQ 4.3 on even looking whether
+    a queue exists needs the right to configure it, which is the right to delete it: not for a worker.)
     """
     prefix = re.escape(topology.prefix)
-    own = rf"^{prefix}\."
     return User(
         name,
-        configure=rf"{own}(lane\.\d+|dead|results\.unclaimed|wait\.\d+)$",
+        configure="^$",
         write=rf"^({prefix}\.(wait\.\d+|results|dead)|amq\.default)$",
-        read=rf"{own}(lane\.\d+|dead)$",
+        read=rf"^{prefix}\.(lane\.\d+|dead)$",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractIncomingMessage
+from pamqp.encode import field_table
 
 from contracts.delivery import Result
 from contracts.wire import JSON, Properties, encode
@@ -29,11 +30,12 @@ REASON = "x-postlane-reason"
 EXPLANATION = "x-postlane-explanation"
 DIED_AT = "x-postlane-died-at"
 KEY = "x-postlane-routing-key"
+MAILBOX = "x-postlane-mailbox"
 
 # Set by the broker, or orders to it: CC and BCC would send copies to queues of the producer's choice with our rights.
 _NOT_COPIED = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-opt-", "x-acquired-count", OURS)
 _ORDERS = frozenset({"cc", "bcc"})
-_LARGEST_HEADERS = 32 * 1024  # characters; with ours they must fit into one frame of 128 KiB
+_LARGEST_HEADERS = 32 * 1024  # octets; with ours they must fit into one frame of 128 KiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,9 @@ def received(message: AbstractIncomingMessage, own_login: str) -> Parcel:
         routing_key=message.routing_key or "",
         headers=dict(headers),
     )
-    not_before = hop.get(NOT_BEFORE)
     return Parcel(
         Intake(message.body, properties, _text(hop.get(CARRY)) or "", reserved),
-        datetime.fromtimestamp(not_before / 1000, UTC) if isinstance(not_before, int) else None,
+        _moment(hop.get(NOT_BEFORE)),
         -(message.priority or 4),
     )
 
@@ -90,9 +91,17 @@ def buried(
         EXPLANATION: dead.explanation[:1000],
         DIED_AT: now.isoformat(),
         KEY: message.routing_key or "",
+        MAILBOX: dead.mailbox,
         CARRY: carry,
     }
     return _copy(message, parcel, ours, login)
+
+
+def replayed(message: AbstractIncomingMessage, parcel: Parcel, body: bytes, carry: str, login: str) -> Message:
+    """A dead letter on its way again, with the octets that it is to have now."""
+    copy = _copy(message, parcel, {CARRY: carry}, login)
+    copy.body, copy.body_size = body, len(body)
+    return copy
 
 
 def published(result: Result, login: str, *, message_id: str) -> Message:
@@ -119,7 +128,7 @@ def _copy(message: AbstractIncomingMessage, parcel: Parcel, ours: Mapping[str, A
         for name, value in message.headers.items()
         if not name.lower().startswith(_NOT_COPIED) and name.lower() not in _ORDERS
     }
-    if len(repr(kept)) > _LARGEST_HEADERS:
+    if len(field_table(kept)) > _LARGEST_HEADERS:
         kept = {"x-headers-dropped": f"{len(kept)} headers were too large to keep"}
     properties = parcel.intake.properties
     known = {PRODUCER: properties.user_id, MESSAGE_ID: properties.message_id}
@@ -139,6 +148,16 @@ def _copy(message: AbstractIncomingMessage, parcel: Parcel, ours: Mapping[str, A
     )
     copy.priority = message.priority or None
     return copy
+
+
+def _moment(milliseconds: object) -> datetime | None:
+    """None if it is no moment: what nobody can have meant must not wait for ever."""
+    if not isinstance(milliseconds, int):
+        return None
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _text(value: object) -> str | None:

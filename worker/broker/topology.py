@@ -23,6 +23,8 @@ from contracts.channels import DEFAULT_PREFIX, notifications_exchange, results_e
 
 WAITS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600)  # seconds
 
+# No limit, in effect. `-1` means that on 4.x only: 3.10 then drops whatever is given back to it once.
+_UNLIMITED = 1_000_000_000
 _DELIVERY_LIMIT = 50  # the default of 4.x is 20 and drops without a word where there is no dead-letter exchange
 _UNCLAIMED_RESULTS = 100_000
 _WEEK = 7 * 24 * 3600 * 1000  # milliseconds
@@ -114,7 +116,8 @@ class Topology:
         """In an order in which they can be declared."""
         yield Exchange(self.unroutable, "fanout")
         yield Exchange(self.notifications, "topic", {"alternate-exchange": self.unroutable})
-        yield Exchange(self.lane_exchange, "x-consistent-hash" if self.hashed else "fanout")
+        kind = "x-consistent-hash" if self.hashed else "fanout"
+        yield Exchange(self.lane_exchange, kind, {"alternate-exchange": self.unroutable})  # all lanes may be gone
         yield Exchange(self.unclaimed, "fanout")
         yield Exchange(self.results, "topic", {"alternate-exchange": self.unclaimed})
         yield Exchange(self.dead, "fanout")
@@ -128,7 +131,7 @@ class Topology:
         for seconds in WAITS:
             yield _quorum(self.wait(seconds), {"x-message-ttl": seconds * 1000, **_dead_letters(self.lane_exchange)})
         for name in (self.dead, self.unroutable):
-            yield _quorum(name, {"x-delivery-limit": -1})
+            yield _quorum(name, {"x-delivery-limit": _UNLIMITED})
         kept: Arguments = {"x-max-length": _UNCLAIMED_RESULTS, "x-overflow": "drop-head", "x-message-ttl": _WEEK}
         yield _quorum(self.unclaimed, kept)
 

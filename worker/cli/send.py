@@ -86,7 +86,7 @@ async def _send(settings: Settings, notification: Notification, timeout: float |
     from worker.broker.connection import BROKEN, explained
 
     def show(result: Result) -> None:
-        typer.echo(result.model_dump_json(exclude_none=True) if as_json else _line(result))
+        typer.echo(result.model_dump_json(exclude_none=True) if as_json else line(result))
 
     url = settings.broker.url.get_secret_value()
     try:
@@ -112,7 +112,8 @@ async def _send(settings: Settings, notification: Notification, timeout: float |
         raise Unusable(explained(error, bootstrap.broker_address(settings))) from error
 
 
-def _line(result: Result) -> str:
+def line(result: Result) -> str:
+    """A result for people."""
     mailbox = f"  via {result.mailbox.name} ({result.mailbox.because})" if result.mailbox else ""
     reply = f"  {result.server_reply}" if result.server_reply else ""
     lines = [f"{result.status}  {result.notification_id}{mailbox}{reply}"]
@@ -131,6 +132,7 @@ def _line(result: Result) -> str:
 def _checked(fields: str | dict[str, Any]) -> Notification:
     import json
 
+    from contracts.cancellation import Cancellation
     from contracts.wire import Malformed, Properties, decode
 
     body = fields if isinstance(fields, str) else json.dumps(fields)
@@ -138,6 +140,8 @@ def _checked(fields: str | dict[str, Any]) -> Notification:
     if isinstance(decoded, Malformed):
         problems = "; ".join(f"{item.field} {item.problem}" for item in decoded.problems)
         raise typer.BadParameter(f"not a valid notification: {problems}")
+    if isinstance(decoded, Cancellation):
+        raise typer.BadParameter("this is a cancellation: postlane cancel ID --tenant TENANT")
     return decoded
 
 

@@ -50,6 +50,8 @@ def unpack(packed: str, notification: Notification) -> Progress:
             doubted=frozenset(everybody[index] for index in fields["doubted"]),
             waits=int(fields["waits"]),
             told=str(fields["told"]),
+            replays=int(fields.get("replays", 0)),
+            slot=_moment(fields["slot"]) if fields.get("slot") else None,
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a progress line of this notification") from error
@@ -71,6 +73,8 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         "told": progress.told,
         "replies": list(replies),
         "settled": settled,
+        "replays": progress.replays,
+        "slot": progress.slot.isoformat() if progress.slot else None,
         "doubted": sorted(positions[rcpt] for rcpt in progress.doubted),
     }
     return json.dumps(fields, separators=(",", ":"))

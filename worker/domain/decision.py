@@ -10,15 +10,27 @@ from contracts.address import AddrSpec
 from contracts.delivery import DeliveryStatus, RecipientStatus, Result
 from contracts.notification import Priority
 from worker.domain import report, retry
-from worker.domain.delivery import Outcome, Progress, give_up, overall, with_doubt
+from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
 
+_DONE_WITH = frozenset(
+    {
+        DeliveryStatus.ACCEPTED,
+        DeliveryStatus.HANDED_OVER,
+        DeliveryStatus.EXPIRED,
+        DeliveryStatus.SUPPRESSED,
+        DeliveryStatus.CANCELLED,
+        DeliveryStatus.RESOLVED,
+    }
+)
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
+_KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
+_NOTICED = timedelta(seconds=60)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
 
@@ -37,11 +49,16 @@ class WaitUntil:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Set it aside for a person, with the reason."""
+    """Set it aside for a person, with the reason.
+
+    Attributes:
+        mailbox: that it was last tried with, empty if none.
+    """
 
     kind: str
     explanation: str
     progress: Progress | None = None
+    mailbox: str = ""
 
 
 Disposition = Acknowledge | WaitUntil | DeadLetter
@@ -53,11 +70,13 @@ class Decision:
 
     Attributes:
         carry: the progress in the form in which it travels with the message.
+        key: whose results are on record and wait for the broker's confirmation; None: none are.
     """
 
     results: tuple[Result, ...]
     disposition: Disposition
     carry: str = ""
+    key: Key | None = None
 
     @property
     def final(self) -> Result | None:
@@ -111,10 +130,33 @@ def expire(case: Case, tried: Sequence[AddrSpec]) -> Decision:
     return _ended(report.expired(case, _unsent(case, tried)), case.progress)
 
 
+def suppress(case: Case, chosen: Route, tried: Sequence[AddrSpec]) -> Decision:
+    """Everything is decided and nothing leaves."""
+    return _ended(report.suppressed(case, chosen, _unsent(case, tried)), case.progress)
+
+
 def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
     """Something went wrong that leaves open who has the mail: say so instead of guessing."""
     unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, refusal.kind) for rcpt in tried}
     return _ended(report.refused(case, refusal, {**case.progress.settled, **unknown}), case.progress)
+
+
+def again(key: Key, results: tuple[Result, ...], progress: Progress, *, told: bool, own_copy: bool) -> Decision:
+    """What is on record is the answer; what the worker that recorded it did not get done is done now.
+
+    Args:
+        key: of the notification.
+        results: on record, the final one last.
+        progress: what was settled.
+        told: whether they were published and the message disposed of.
+        own_copy: the message comes from a wait queue of ours: nobody has asked again. Of a cancellation its producer
+            may not have heard yet, so that is repeated all the same.
+    """
+    final = results[-1]
+    if not told:
+        return replace(_ended(final, progress), results=results, key=key)
+    silent = own_copy and final.status is not DeliveryStatus.CANCELLED
+    return Decision(() if silent else results, Acknowledge())
 
 
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
@@ -135,6 +177,48 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
     progress = replace(before, told=verdict.kind)
     when = _within(trial, until + _SPREAD * trial.dice)
     if when is not None and before.told == verdict.kind:
+        return Decision((), WaitUntil(when, progress))
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
+    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+
+
+def while_kept(
+    case: Case, verdict: Verdict, tried: Sequence[AddrSpec], dice: float, chosen: Route | None = None
+) -> Decision:
+    """Somebody's switch keeps it back: it waits for as long as it is worth anything, and looks at the switch often.
+
+    The retry horizon does not end it, for nothing was tried. The producer is told once.
+    """
+    before, shortest, longest = case.progress, *_KEPT
+    age = case.now - due_since(case)
+    when = case.now + min(max(age / 4, shortest), longest) * (1 + dice / 2)
+    if case.notification.expires_at is not None:
+        when = min(when, case.notification.expires_at)
+    waiting = WaitUntil(when, replace(before, told=verdict.kind))
+    if before.told == verdict.kind:
+        return Decision((), waiting)
+    outcomes = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in tried}
+    result = report.attempted(
+        case,
+        chosen,
+        DeliveryStatus.DEFERRED,
+        {**before.settled, **outcomes},
+        verdict=verdict,
+        message_id=None,
+        next_attempt_at=when,
+    )
+    return Decision((result,), waiting)
+
+
+def while_paced(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:
+    """The mailbox's limits are used up: the message has a place of its own and waits for it.
+
+    The producer is told of a wait that a person would notice, once.
+    """
+    before = trial.case.progress
+    progress = replace(before, slot=slot)
+    when = _within(trial, slot)
+    if when is not None and (slot - trial.now < _NOTICED or before.told == verdict.kind):
         return Decision((), WaitUntil(when, progress))
     waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
     return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
@@ -180,10 +264,11 @@ def _decide(
 
 def _ended(result: Result, progress: Progress | None) -> Decision:
     """What went well, or is worthless by now, is done with; everything else is set aside for a person."""
-    if result.status in (DeliveryStatus.ACCEPTED, DeliveryStatus.HANDED_OVER, DeliveryStatus.EXPIRED):
+    if result.status in _DONE_WITH:
         return Decision((result,), Acknowledge())
     reason = result.reason
-    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress)
+    mailbox = result.mailbox.name if result.mailbox else ""
+    dead = DeadLetter(reason.kind if reason else "", reason.explanation if reason else "", progress, mailbox)
     return Decision((result,), dead)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from contracts.address import AddrSpec
@@ -23,6 +23,7 @@ class Stage(StrEnum):
     DATA = "data"
     DOT = "dot"
     FILE = "file"
+    GRAPH = "graph"
 
 
 class Fault(StrEnum):
@@ -40,10 +41,27 @@ class Fault(StrEnum):
     NO_SMTPUTF8 = "no-smtputf8"
     TOO_LARGE = "too-large"
     TOO_MANY = "too-many"
+    NAMED_ALREADY = "named-already"
+    SERVER_ERROR = "server-error"
     TOKEN_ENDPOINT = "token-endpoint"  # noqa: S105
     DIRECTORY = "directory"
     DISK = "disk"
     INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What makes a notification unique.
+
+    Attributes:
+        tenant: in lower case.
+    """
+
+    tenant: str
+    notification_id: str
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.notification_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +87,14 @@ class Refused:
         stage: the command that was refused; RCPT if every recipient was.
         refused: recipients that were refused one by one before.
         mechanism: of authentication, if that was the stage.
+        retry_after: how long the server wants to be left alone, if it said so (RFC 9110 section 10.2.3).
     """
 
     stage: Stage
     reply: Reply
     refused: Mapping[AddrSpec, Reply] = field(default_factory=dict)
     mechanism: str = ""
+    retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +159,8 @@ class Progress:
             when there is no second one nobody may say that there was none.
         waits: how often it found all connections of its mailbox in use since its last attempt.
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
+        slot: its place in the line for a mailbox whose limits are used up.
+        replays: how often a person has sent it on its way again after its end.
     """
 
     first_seen: datetime
@@ -147,6 +169,8 @@ class Progress:
     doubted: frozenset[AddrSpec] = frozenset()
     waits: int = 0
     told: str = ""
+    slot: datetime | None = None
+    replays: int = 0
 
     def advanced(
         self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool, doubted: frozenset[AddrSpec] = frozenset()
@@ -157,9 +181,22 @@ class Progress:
             self,
             attempts=self.attempts + spent,
             waits=0,
-            settled={**self.settled, **done},
+            slot=None,
+            settled={**self.settled, **with_doubt(done, self.doubted | doubted)},
             doubted=(self.doubted | doubted) - done.keys(),
         )
+
+
+def merged(recorded: Progress, carried: Progress) -> Progress:
+    """What either of them knows: a copy that waited in the broker may know more than the record, or less."""
+    return replace(
+        carried,
+        first_seen=min(recorded.first_seen, carried.first_seen),
+        attempts=max(recorded.attempts, carried.attempts),
+        replays=max(recorded.replays, carried.replays),
+        settled={**carried.settled, **recorded.settled},
+        doubted=(recorded.doubted | carried.doubted) - recorded.settled.keys() - carried.settled.keys(),
+    )
 
 
 def with_doubt(outcomes: Mapping[AddrSpec, Outcome], doubted: frozenset[AddrSpec]) -> Mapping[AddrSpec, Outcome]:

@@ -33,6 +33,12 @@ class Judgement:
     unknown: tuple[tuple[Stage, Reply], ...] = ()
 
     @property
+    def accepted(self) -> int:
+        """How many recipients the mail was taken for."""
+        taken = (RecipientStatus.ACCEPTED, RecipientStatus.HANDED_OVER)
+        return sum(outcome.status in taken for outcome in self.outcomes.values())
+
+    @property
     def spent(self) -> bool:
         """Whether it counts as an attempt of the message: a fault of the mailbox does not."""
         return self.pause is None

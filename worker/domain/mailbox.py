@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from enum import StrEnum
 from pathlib import PurePath
@@ -177,7 +177,87 @@ class PickupDirectory:
     group: str | None = None
 
 
-Endpoint = SmtpEndpoint | PickupDirectory
+@dataclass(frozen=True, slots=True)
+class GraphEndpoint:
+    """Microsoft Graph's sendMail, on behalf of one mailbox.
+
+    Attributes:
+        url: of the service with its version, `https://graph.microsoft.com/v1.0`; national clouds have their own.
+        user: object id or principal name of the mailbox.
+        concurrent: requests at once; Exchange Online allows 4 per app and mailbox.
+        ca_file: trust only these certificates; None: the system's.
+    """
+
+    url: str
+    user: str
+    credentials: OAuth
+    concurrent: int = 4
+    ca_file: str | None = None
+
+
+Endpoint = SmtpEndpoint | GraphEndpoint | PickupDirectory
+
+
+class Rank(StrEnum):
+    """Which server of a pool is taken first: the scope's default, then high, normal and low."""
+
+    DEFAULT = "default"
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a mailbox may do, all workers together. None: no limit.
+
+    Attributes:
+        connections: at once.
+        per_minute: messages in any minute.
+        recipients_per_day: in any 24 hours.
+        recipients_per_message: of one mail.
+        max_size: octets of one mail.
+    """
+
+    connections: int | None = None
+    per_minute: int | None = None
+    recipients_per_day: int | None = None
+    recipients_per_message: int | None = None
+    max_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Where all mail goes in place of its recipients.
+
+    Attributes:
+        cc: a second address that gets it too.
+    """
+
+    to: AddrSpec
+    cc: AddrSpec | None = None
+
+    @property
+    def addresses(self) -> tuple[AddrSpec, ...]:
+        """Who gets the mail."""
+        return (self.to,) if self.cc is None else (self.to, self.cc)
+
+
+@dataclass(frozen=True, slots=True)
+class MailScope:
+    """Whose mail it is, all in lower case: a tenant's, perhaps of one of its sites or of one component."""
+
+    tenant: str
+    site: str | None = None
+    component: str | None = None
+
+    def __str__(self) -> str:
+        parts = [f"tenant {self.tenant!r}"]
+        if self.site is not None:
+            parts.append(f"site {self.site!r}")
+        if self.component is not None:
+            parts.append(f"component {self.component!r}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +266,21 @@ class Mailbox:
 
     Attributes:
         address: default From, and what the login may send as.
+        endpoint: the way out, or the first of several.
+        further: ways out that are tried in turn while the ones before them fail before anything of the mail has left.
         senders: other addresses, or `*@domain`, that it may put in From.
-        tenants: whose own mailbox it is, lower case; empty for the default mailbox.
+        tenants: whose own mailbox it is, lower case; empty: the platform's.
+        sites: of those tenants, lower case; None: all of them, and mail that belongs to no site.
+        components: likewise.
+        rank: place in the pool of its scope.
+        enabled: a mailbox that is switched off is never taken.
+        purposes: categories that it serves; None: all.
+        fallback_for: categories that it takes from scopes without a server; such a mailbox is in no pool, and `tenants`
+            says who may fall back on it (empty: all).
+        allowed_domains: of recipients, `*.domain` for those below it; empty: all.
+        catch_all: gets all mail of this mailbox in place of the recipients.
+        redirect: likewise, and it wins: the sandbox of a test installation.
+        suppress: decide everything, send nothing.
     """
 
     name: str
@@ -196,16 +289,66 @@ class Mailbox:
     endpoint: Endpoint
     tenants: frozenset[str] = frozenset()
     senders: frozenset[str] = frozenset()
+    sites: frozenset[str] | None = None
+    components: frozenset[str] | None = None
+    rank: Rank = Rank.NORMAL
+    enabled: bool = True
+    purposes: frozenset[str] | None = None
+    fallback_for: frozenset[str] = frozenset()
+    limits: Limits = Limits()
+    allowed_domains: frozenset[str] = frozenset()
+    catch_all: Redirect | None = None
+    redirect: Redirect | None = None
+    suppress: bool = False
+    further: tuple[Endpoint, ...] = ()
+
+    @property
+    def channels(self) -> tuple[Endpoint, ...]:
+        """All ways out, in the order in which they are tried."""
+        return (self.endpoint, *self.further)
+
+    def via(self, channel: Endpoint) -> Mailbox:
+        """The same mailbox with this way out only."""
+        return replace(self, endpoint=channel, further=())
 
     def may_send_as(self, sender: AddrSpec) -> bool:
         """Whether `sender` may stand in From."""
-        allowed = self.senders | {str(self.address)}
-        return str(sender) in allowed or f"*@{sender.domain}" in allowed
+        return listed(sender, self.senders | {str(self.address)})
+
+    def belongs_to(self, scope: MailScope) -> bool:
+        """Whether it is one of the scope's own servers, switched on or not."""
+        return (
+            scope.tenant in self.tenants
+            and not self.fallback_for
+            and (self.sites is None or scope.site in self.sites)
+            and (self.components is None or scope.component in self.components)
+        )
+
+    def serves(self, purpose: str) -> bool:
+        """Whether it takes mail of this category."""
+        return self.purposes is None or purpose in self.purposes
+
+    def may_reach(self, recipient: AddrSpec) -> bool:
+        """Whether the recipient's domain is one that it may send to."""
+        parents = recipient.domain.split(".")
+        above = {f"*.{'.'.join(parents[n:])}" for n in range(1, len(parents))}
+        return not self.allowed_domains or bool(self.allowed_domains & {recipient.domain, *above})
 
     @property
-    def transport(self) -> Literal["smtp", "pickup"]:
-        """`smtp` or `pickup`, for results and metrics."""
-        return "pickup" if isinstance(self.endpoint, PickupDirectory) else "smtp"
+    def bound_to(self) -> int:
+        """How narrow its scope is within its tenants: of two defaults the narrower one holds."""
+        return (self.sites is not None) + (self.components is not None)
+
+    @property
+    def transport(self) -> Literal["smtp", "graph", "pickup"]:
+        """The kind of its first channel, for results and metrics."""
+        match self.endpoint:
+            case SmtpEndpoint():
+                return "smtp"
+            case GraphEndpoint():
+                return "graph"
+            case PickupDirectory():
+                return "pickup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +358,65 @@ class Producer:
     Attributes:
         tenants: lower case; empty: every tenant.
         categories: empty: every category.
+        senders: addresses, or `*@domain`, that it may put in From; empty: those that the mailbox may send as.
     """
 
     user: str
     tenants: frozenset[str] = frozenset()
     categories: frozenset[str] = frozenset()
+    senders: frozenset[str] = frozenset()
+
+
+class Stop(StrEnum):
+    """What becomes of mail while a stop switch is on: it waits, or it is refused at once."""
+
+    HOLD = "hold"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """What keeps a scope's mail back, whatever mailbox would carry it.
+
+    Attributes:
+        stop: the stop switch; None: mail flows.
+        suppress: decide everything, send nothing.
+        redirect: all mail goes there in place of its recipients.
+        purposes_off: categories that are refused.
+    """
+
+    stop: Stop | None = None
+    suppress: bool = False
+    redirect: Redirect | None = None
+    purposes_off: frozenset[str] = frozenset()
+
+    def within(self, wider: Restraint) -> Restraint:
+        """Both of them: switches add up, of two redirects the narrower one holds."""
+        return Restraint(
+            stop=Stop.REFUSE if Stop.REFUSE in (self.stop, wider.stop) else self.stop or wider.stop,
+            suppress=self.suppress or wider.suppress,
+            redirect=self.redirect or wider.redirect,
+            purposes_off=self.purposes_off | wider.purposes_off,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A listed tenant.
+
+    Attributes:
+        use_default: whether it may use the platform's mailboxes. None: as long as it has no server of its own at all;
+            True also lets its sites and components without one use the default.
+        choose: whether its notifications may name a mailbox.
+        sites: restraints of single sites, lower case.
+        components: likewise.
+    """
+
+    use_default: bool | None = None
+    choose: bool = True
+    restraint: Restraint = Restraint()
+    sites: Mapping[str, Restraint] = field(default_factory=dict)
+    components: Mapping[str, Restraint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +425,31 @@ class Directory:
 
     Attributes:
         default: name of the platform's mailbox, for tenants without one of their own.
-        tenants: listed tenants (lower case) → may use the default mailbox. None: every tenant is known and may.
+        tenants: listed tenants, lower case. None: every tenant is known.
         producers: by login. None: whoever may publish to the exchange is trusted.
+        restraint: of all mail.
     """
 
     mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
     default: str | None = None
-    tenants: Mapping[str, bool] | None = None
+    tenants: Mapping[str, Tenant] | None = None
     producers: Mapping[str, Producer] | None = None
+    restraint: Restraint = Restraint()
+
+    def tenant(self, name: str) -> Tenant:
+        """What is said about a tenant; of one that is not listed nothing is."""
+        return (self.tenants or {}).get(name, Tenant())
+
+    def restraint_of(self, scope: MailScope) -> Restraint:
+        """What keeps this scope's mail back, from the whole platform down to the component."""
+        tenant = self.tenant(scope.tenant)
+        found = tenant.restraint.within(self.restraint)
+        for parts, name in ((tenant.sites, scope.site), (tenant.components, scope.component)):
+            if name is not None and name in parts:
+                found = parts[name].within(found)
+        return found
+
+
+def listed(sender: AddrSpec, senders: frozenset[str]) -> bool:
+    """Whether an address is in a list of addresses and `*@domain`."""
+    return str(sender) in senders or f"*@{sender.domain}" in senders

@@ -1,16 +1,19 @@
-"""Which producer may speak for which tenant. RabbitMQ vouches for the login, the routing key for the tenant."""
+"""Which producer may say what for which tenant. RabbitMQ vouches for the login, the routing key for the tenant."""
 
 from __future__ import annotations
 
+from contracts.cancellation import Cancellation
 from contracts.channels import tenant_of
 from contracts.notification import Notification
 from contracts.wire import Properties
-from worker.domain.mailbox import Directory, Producer
+from worker.domain.mailbox import Directory, Producer, listed
 from worker.domain.routing import Refusal
 
 
-def authorise(notification: Notification, properties: Properties, directory: Directory) -> Refusal | None:
-    """Refuse a notification that its producer had no right to publish; None if all is well."""
+def authorise(
+    notification: Notification | Cancellation, properties: Properties, directory: Directory
+) -> Refusal | None:
+    """Refuse what its producer had no right to publish; None if all is well."""
     keyed = tenant_of(properties.routing_key)
     if keyed is not None and keyed.lower() != notification.tenant.lower():
         return Refusal(
@@ -24,7 +27,9 @@ def authorise(notification: Notification, properties: Properties, directory: Dir
     return _of_listed(notification, properties.user_id, directory.producers.get(properties.user_id or ""))
 
 
-def _of_listed(notification: Notification, user_id: str | None, producer: Producer | None) -> Refusal | None:
+def _of_listed(
+    notification: Notification | Cancellation, user_id: str | None, producer: Producer | None
+) -> Refusal | None:
     if user_id is None:
         return Refusal(
             "not-allowed",
@@ -46,11 +51,21 @@ def _of_listed(notification: Notification, user_id: str | None, producer: Produc
             f"Producer {user_id!r} may not publish for tenant {notification.tenant!r}.",
             "Add the tenant to the producer in the mailboxes file.",
         )
+    if isinstance(notification, Cancellation):
+        return None
     if producer.categories and notification.category not in producer.categories:
         return Refusal(
             "not-allowed",
             "category",
             f"Producer {user_id!r} may not publish category {notification.category!r}.",
             "Add the category to the producer in the mailboxes file.",
+        )
+    sender = notification.sender
+    if producer.senders and sender is not None and not listed(sender.spec, producer.senders):
+        return Refusal(
+            "not-allowed",
+            "from",
+            f"Producer {user_id!r} may not publish mail from {sender.address}.",
+            "Leave out `from`, or add the address to `senders` of the producer in the mailboxes file.",
         )
     return None

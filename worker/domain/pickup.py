@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from worker.domain.addressing import names_others, self_addressed
 from worker.domain.envelope import Envelope
-from worker.domain.header import fold
 from worker.domain.mailbox import PickupFlavour
 from worker.domain.message import OutgoingMessage
 
@@ -23,16 +23,14 @@ def pickup_file(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMes
             lines = [f"X-Sender: <{envelope.mail_from}>", *(f"X-Receiver: <{rcpt}>" for rcpt in envelope.rcpt_to)]
             return "".join(f"{line}\r\n" for line in lines).encode() + message.content
         case PickupFlavour.EXCHANGE:
-            hidden = [str(rcpt) for rcpt in envelope.rcpt_to if rcpt not in message.visible]
-            words = [*(f"{rcpt}," for rcpt in hidden[:-1]), *hidden[-1:]]
-            return (fold("Bcc", words).encode() if words else b"") + message.content
+            return self_addressed(envelope, message)
 
 
 def unfit(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMessage, content: bytes) -> str:
     """Why the directory's reader would not take the file; empty if it will."""
     if flavour is PickupFlavour.IIS:
         return ""
-    if not message.visible <= frozenset(envelope.rcpt_to):
+    if names_others(envelope, message):
         return "some recipients have the mail already, and Exchange would send it to everybody that its headers name"
     header = content.find(b"\r\n\r\n")
     if len(envelope.rcpt_to) > EXCHANGE_RECIPIENTS:

@@ -10,7 +10,8 @@ from datetime import datetime
 from types import MappingProxyType
 
 from contracts.address import AddrSpec
-from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, Result
+from contracts.cancellation import Cancellation
+from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, RecipientStatus, Result
 from contracts.notification import Notification
 from contracts.wire import Malformed, Properties
 from worker.domain.delivery import Outcome, Progress, overall
@@ -55,6 +56,128 @@ def malformed(found: Malformed, body: bytes, properties: Properties, now: dateti
     )
 
 
+def crashed(found: Notification | Malformed, body: bytes, properties: Properties, now: datetime) -> Result:
+    """The answer to a message on which Postlane itself failed: how far it had come by then is not known."""
+    if isinstance(found, Malformed):
+        return malformed(found, body, properties, now)
+    kind = "internal-error"
+    return Result(
+        event_id=_event_id(f"{found.tenant}\0{found.id}\0{kind}", DeliveryStatus.IN_DOUBT, 0),
+        notification_id=found.id,
+        correlation_id=properties.correlation_id,
+        tenant=found.tenant,
+        category=found.category,
+        status=DeliveryStatus.IN_DOUBT,
+        final=True,
+        received_at=now,
+        occurred_at=now,
+        reason=Reason(
+            kind=kind,
+            explanation="Postlane itself failed on this notification; whether a mail had left by then is not known.",
+            remedy="The worker's log has the fault, the dead-letter queue the notification. Report the fault.",
+        ),
+        metadata=found.metadata,
+    )
+
+
+def cancelled(wish: Cancellation, properties: Properties, last: Result | None, now: datetime) -> Result:
+    """The end of a notification that was taken back in time, for all recipients that had no mail by then.
+
+    Args:
+        wish: the cancellation.
+        properties: of its message.
+        last: the latest result so far, if there is one: what is settled in it stays.
+        now: the moment.
+    """
+    seed = f"{wish.tenant}\0{wish.id}\0\0"
+    reason = Reason(kind="cancelled", explanation="Its producer took it back before it was handed over.")
+    if last is None:
+        return Result(
+            event_id=_event_id(seed, DeliveryStatus.CANCELLED, 0),
+            notification_id=wish.id,
+            correlation_id=properties.correlation_id,
+            tenant=wish.tenant,
+            status=DeliveryStatus.CANCELLED,
+            final=True,
+            received_at=now,
+            occurred_at=now,
+            reason=reason,
+        )
+    kept = tuple(
+        item
+        if item.status is not RecipientStatus.DEFERRED
+        else item.model_copy(update={"status": RecipientStatus.CANCELLED, "kind": "cancelled"})
+        for item in last.recipients
+    )
+    taken = any(item.status in (RecipientStatus.ACCEPTED, RecipientStatus.HANDED_OVER) for item in kept)
+    status = DeliveryStatus.PARTIALLY_ACCEPTED if taken else DeliveryStatus.CANCELLED
+    changes = {
+        "event_id": _event_id(seed, status, last.attempt),
+        "status": status,
+        "final": True,
+        "recipients": kept,
+        "occurred_at": now,
+        "next_attempt_at": None,
+        "reason": reason,
+    }
+    return last.model_copy(update=changes)
+
+
+def not_cancelled(wish: Cancellation, properties: Properties, refusal: Refusal, now: datetime) -> Result:
+    """The answer to a cancellation whose producer had no right to it."""
+    return Result(
+        event_id=_event_id(f"{wish.tenant}\0{wish.id}\0cancel\0{refusal.kind}", DeliveryStatus.REJECTED, 0),
+        notification_id=None,  # the notification itself has its own results, and only one of them is final
+        correlation_id=properties.correlation_id,
+        tenant=wish.tenant,
+        status=DeliveryStatus.REJECTED,
+        final=True,
+        received_at=now,
+        occurred_at=now,
+        reason=Reason(
+            kind=refusal.kind,
+            explanation=f"The cancellation of {wish.id!r} was refused. {refusal.explanation}",
+            remedy=refusal.remedy,
+            problems=(Problem(field=refusal.field, problem=refusal.explanation),),
+        ),
+    )
+
+
+def resolved(known: Result, now: datetime) -> Result:
+    """The end of a doubt: what came of the notification after all, after its final result `in_doubt`."""
+    told = known.reason.explanation if known.reason else f"What came of it is known now: {known.status}."
+    reason = Reason(kind="resolved", explanation=told, remedy=known.reason.remedy if known.reason else "")
+    seed = f"{known.tenant}\0{known.notification_id}\0\0"
+    changes = {
+        "event_id": _event_id(seed, DeliveryStatus.RESOLVED, known.attempt),
+        "status": DeliveryStatus.RESOLVED,
+        "final": True,
+        "occurred_at": now,
+        "reason": reason,
+    }
+    return known.model_copy(update=changes)
+
+
+def looked_up(doubt: Result, *, accepted: bool, finder: str, now: datetime) -> Result:
+    """The end of a doubt that somebody has looked into.
+
+    Args:
+        doubt: the result that told of it.
+        accepted: what was found.
+        finder: who has found it.
+        now: the moment.
+    """
+    status, word = (RecipientStatus.ACCEPTED, "was") if accepted else (RecipientStatus.FAILED, "was not")
+    recipients = tuple(
+        item.model_copy(update={"status": status, "kind": "" if accepted else "resolved"})
+        if item.status is RecipientStatus.IN_DOUBT
+        else item
+        for item in doubt.recipients
+    )
+    reason = Reason(kind="resolved", explanation=f"{finder} found that the mail {word} accepted.")
+    return resolved(doubt.model_copy(update={"recipients": recipients, "reason": reason}), now)
+
+
 def due_since(case: Case) -> datetime:
     """The moment from which the notification could be sent: what its Date header and its retry horizon begin with."""
     not_before = case.notification.not_before
@@ -94,9 +217,24 @@ def expired(case: Case, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Resul
     )
 
 
+def suppressed(case: Case, route: Route, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+    """The answer to a notification that a dry run keeps from leaving; outcomes as in `refused`."""
+    return _result(
+        case,
+        overall(outcomes) if outcomes else DeliveryStatus.SUPPRESSED,
+        route=route,
+        outcomes=outcomes,
+        reason=Reason(
+            kind="suppressed",
+            explanation=f"Suppressed mode is on: nothing was sent. Mailbox {route.mailbox.name!r} would have.",
+            remedy="Remove `suppress` when mail may leave, then publish the notification under a new id.",
+        ),
+    )
+
+
 def attempted(
     case: Case,
-    route: Route,
+    route: Route | None,
     status: DeliveryStatus,
     outcomes: Mapping[AddrSpec, Outcome],
     *,
@@ -127,7 +265,7 @@ def _result(
     next_attempt_at: datetime | None = None,
 ) -> Result:
     notification, attempt = case.notification, case.progress.attempts
-    seed = f"{notification.tenant}\0{notification.id}"
+    seed = "\0".join([notification.tenant, notification.id, *(["again"] * case.progress.replays)])
     moment = case.now.isoformat() if status is DeliveryStatus.DEFERRED else ""
     return Result(
         event_id=_event_id(f"{seed}\0{moment}\0{reason.kind if reason else ''}", status, attempt),
@@ -139,6 +277,7 @@ def _result(
         final=status.final,
         recipients=tuple(_recipients(notification, outcomes)),
         mailbox=_mailbox(route) if route else None,
+        redirected_to=str(route.redirect.to) if route and route.redirect else None,
         message_id=message_id,
         server_reply=_last_reply(outcomes, case.progress.settled),
         attempt=attempt,
@@ -176,6 +315,7 @@ def _mailbox(route: Route) -> MailboxUsed:
         address=str(mailbox.address),
         transport=mailbox.transport,
         because=route.because,
+        why=route.why or None,
     )
 
 

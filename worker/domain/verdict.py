@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
@@ -17,6 +17,10 @@ from importlib.resources import files
 
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.reply import Reply
+
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+_NO_ENTRY = {401, 403, 404}
 
 
 class Scope(StrEnum):
@@ -107,8 +111,11 @@ def of_reply(rows: Sequence[Row], stage: Stage, reply: Reply, mechanism: str = "
 
 
 def of_refusal(rows: Sequence[Row], refused: Refused) -> Verdict:
-    """What a refused command means for the message as a whole."""
-    return of_reply(rows, refused.stage, refused.reply, refused.mechanism)
+    """What a refused command means for the message as a whole; a wait that the server asked for is granted."""
+    found = of_reply(rows, refused.stage, refused.reply, refused.mechanism)
+    if refused.retry_after is None or found.action not in (Action.RETRY, Action.PAUSE):
+        return found
+    return replace(found, action=Action.PAUSE, pause=refused.retry_after)
 
 
 def of_fault(rows: Sequence[Row], broken: Broken) -> Verdict:
@@ -184,6 +191,8 @@ def _row(entry: Mapping[str, object]) -> Row:
 
 def _by_digit(stage: Stage, reply: Reply) -> Verdict:
     """RFC 5321 section 4.2.1: 4yz may succeed later, 5yz will not; who is to blame follows from the stage."""
+    if stage is Stage.GRAPH:
+        return _by_status(reply.code)
     if reply.temporary:
         return Verdict(
             "transient", Scope.SERVER, Action.RETRY, "The server cannot do it now, perhaps later.", known=False
@@ -207,3 +216,29 @@ def _by_digit(stage: Stage, reply: Reply) -> Verdict:
             return Verdict(
                 "message-permanent", Scope.MESSAGE, Action.FAIL, "The server refuses this message.", known=False
             )
+
+
+def _by_status(status: int) -> Verdict:
+    """RFC 9110 section 15: an HTTP status has a meaning of its own, a 4xx is not SMTP's "later"."""
+    if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+        return Verdict(
+            "throttled-mailbox" if status == _TOO_MANY_REQUESTS else "transient",
+            Scope.MAILBOX if status == _TOO_MANY_REQUESTS else Scope.SERVER,
+            Action.PAUSE,
+            "Microsoft Graph cannot take more at the moment.",
+            pause=timedelta(minutes=1),
+            known=False,
+        )
+    if status in _NO_ENTRY:
+        return Verdict(
+            "auth-config",
+            Scope.MAILBOX,
+            Action.PAUSE,
+            "Microsoft Graph refuses this app or this mailbox.",
+            "Check the app's permission Mail.Send, its reach over this mailbox, and the address with `postlane check`.",
+            pause=timedelta(minutes=15),
+            known=False,
+        )
+    return Verdict(
+        "message-permanent", Scope.MESSAGE, Action.FAIL, "Microsoft Graph refuses this message.", known=False
+    )

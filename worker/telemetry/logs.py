@@ -14,16 +14,23 @@ import structlog
 
 from contracts.delivery import Result
 from worker.events import (
+    BrokerBlocked,
     BrokerDown,
+    BrokerUnblocked,
     BrokerUp,
+    ChannelRested,
     Concluded,
+    ConsumerSilent,
     Crashed,
     Draining,
     Event,
     MailboxPaused,
     MailboxResumed,
+    Overtaken,
+    Relayed,
     ReplyFailed,
     SessionOpened,
+    StoreLost,
     TokenFetched,
     UnknownReply,
 )
@@ -92,6 +99,15 @@ class LogEvents:
                 )
             case MailboxResumed(mailbox):
                 log.info("mailbox resumed", mailbox=mailbox)
+            case ChannelRested(mailbox, transport, kind, explanation, until):
+                log.warning(
+                    "channel rests",
+                    mailbox=mailbox,
+                    transport=transport,
+                    until=until.isoformat(timespec="seconds"),
+                    explanation=explanation,
+                    **{"class": kind},
+                )
             case UnknownReply(mailbox, stage, reply):
                 log.warning("unknown reply", mailbox=mailbox, stage=stage, reply=reply)
             case SessionOpened(mailbox, tls, mechanism, seconds):
@@ -103,12 +119,27 @@ class LogEvents:
                     mailbox=mailbox,
                     seconds=round(seconds, 3),
                 )
-            case BrokerUp(lanes):
+            case BrokerUp(lanes, ()):
                 log.info("broker connected", lanes=lanes)
+            case BrokerUp(lanes, missing):
+                remedy = "Run: postlane topology apply"
+                log.warning("broker connected", lanes=lanes, missing=list(missing), remedy=remedy)
             case BrokerDown(problem, retry_in):
                 log.warning("broker lost", problem=problem, retry_in=round(retry_in, 1))
+            case BrokerBlocked(problem):
+                log.warning("broker blocked", problem=problem)
+            case BrokerUnblocked():
+                log.info("broker unblocked")
+            case ConsumerSilent(lane, seconds):
+                log.warning("consumer silent", lane=lane, seconds=seconds)
             case ReplyFailed(notification_id, problem):
                 log.warning("reply_to not served", notification_id=notification_id, problem=problem)
+            case Overtaken(notification_id, status):
+                log.warning("taken for dead while sending", notification_id=notification_id, status=status)
+            case StoreLost(problem, retry_in):
+                log.warning("store lost", problem=problem, retry_in=round(retry_in, 1))
+            case Relayed(notification_id, status):
+                log.info("result relayed", notification_id=notification_id, status=status)
             case Crashed(where, notification_id, error):
                 log.error("internal error", where=where, notification_id=notification_id, exc_info=error)
             case Draining(in_flight):
@@ -127,6 +158,7 @@ def _told(result: Result) -> dict[str, object]:
         "final": result.final,
         "mailbox": result.mailbox.name if result.mailbox else None,
         "because": str(result.mailbox.because) if result.mailbox else None,
+        "transport": result.mailbox.transport if result.mailbox else None,
         "attempt": result.attempt,
         "recipients": dict(counts),
         "message_id": result.message_id,

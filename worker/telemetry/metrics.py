@@ -9,15 +9,22 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts import __version__
 from worker.events import (
+    BrokerBlocked,
     BrokerDown,
+    BrokerUnblocked,
     BrokerUp,
+    ChannelRested,
     Concluded,
+    ConsumerSilent,
     Crashed,
     Event,
     MailboxPaused,
     MailboxResumed,
+    Overtaken,
+    Relayed,
     ReplyFailed,
     SessionOpened,
+    StoreLost,
     TokenFetched,
     UnknownReply,
 )
@@ -45,10 +52,19 @@ class Metrics:
         )
         self._unknown = counter("unknown_replies_total", "Replies that no row of the catalogue knows", ("mailbox",))
         self._paused = gauge("mailbox_paused", "1 while a mailbox rests", ("mailbox",))
+        self._rested = counter(
+            "channel_rested_total", "Mails that went on to a mailbox's next channel", ("mailbox", "transport")
+        )
         self._sessions = counter("smtp_sessions_opened_total", "Connections opened and logged in", ("mailbox",))
         self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
         self._lost = counter("broker_lost_total", "Lost or failed broker connections")
+        self._stores_lost = counter("store_lost_total", "Times that the store was out of reach")
+        self._overtaken = counter("overtaken_total", "Mails whose worker had been taken for dead while sending")
+        self._relayed = counter("results_relayed_total", "Results published in place of the worker that recorded them")
+        self._blocked = gauge("broker_blocked", "1 while the broker takes no results and no mail is begun")
+        self._missing = gauge("lanes_missing", "Lanes that do not exist though there are some behind them")
+        self._silent = counter("consumers_silent_total", "Lanes that held messages which the broker did not send")
         self._unanswered = counter("reply_to_failed_total", "Copies of results that reply_to could not get")
         self._crashes = counter("internal_errors_total", "Bugs of Postlane's own")
         gauge("in_flight", "Notifications being worked on").set_function(in_flight)
@@ -63,17 +79,33 @@ class Metrics:
                 self._paused.labels(mailbox).set(1)
             case MailboxResumed(mailbox):
                 self._paused.labels(mailbox).set(0)
+            case ChannelRested(mailbox=mailbox, transport=transport):
+                self._rested.labels(mailbox, transport).inc()
             case UnknownReply(mailbox=mailbox):
                 self._unknown.labels(mailbox).inc()
             case SessionOpened(mailbox=mailbox):
                 self._sessions.labels(mailbox).inc()
             case TokenFetched(mailbox=mailbox, ok=ok):
                 self._tokens.labels(mailbox, "fetched" if ok else "refused").inc()
-            case BrokerUp():
+            case BrokerUp(missing=missing):
                 self._connected.set(1)
+                self._missing.set(len(missing))
+            case BrokerBlocked():
+                self._blocked.set(1)
+            case BrokerUnblocked():
+                self._blocked.set(0)
+            case ConsumerSilent():
+                self._silent.inc()
             case BrokerDown():
                 self._connected.set(0)
                 self._lost.inc()
+            case StoreLost():
+                self._connected.set(0)
+                self._stores_lost.inc()
+            case Overtaken():
+                self._overtaken.inc()
+            case Relayed():
+                self._relayed.inc()
             case ReplyFailed():
                 self._unanswered.inc()
             case Crashed():

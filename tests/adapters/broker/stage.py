@@ -27,6 +27,8 @@ from worker.broker.topology import Topology
 from worker.courier import Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.events import BrokerUp, Event
+from worker.ports import Outbox
+from worker.store.memory import MemoryLedger
 
 SOON = 5.0  # seconds in which something that only takes a round trip must have happened
 
@@ -176,12 +178,13 @@ async def serving(
     deliver: Callable[[Intake], Awaitable[Decision]],
     *,
     wait: bool = True,
+    outbox: Outbox | None = None,
     **options: Any,
 ) -> AsyncIterator[Served]:
     """Run a worker that reconnects a quarter of a second after it has lost its broker."""
     events = Watch()
     chosen = ServeOptions(**{"worker": "under-test", "prefetch": 16, "concurrency": 8, "grace": 5.0, **options})
-    worker = Worker(address, topology, deliver, chosen, events, lambda: 0.0)
+    worker = Worker(address, topology, deliver, outbox or MemoryLedger(), chosen, events, lambda: 0.0)
     served = Served(worker, events, asyncio.create_task(worker.run()))
     try:
         if wait:

@@ -183,7 +183,7 @@ async def test_own_hop_with_absurd_headers_is_worked_on_once_and_then_set_aside(
 async def test_own_hop_due_at_an_impossible_time_is_not_kept_for_ever(
     address: BrokerAddress, topology: Topology, post: Post, moment: int
 ) -> None:
-    headers = {"x-postlane-carry": "", "x-postlane-not-before": moment}
+    headers = {"x-postlane-carry": "", "x-postlane-not-before": moment, "x-postlane-message-id": "odd"}
     desk = Desk(forgotten)
     async with serving(address, topology, desk):
         await post("odd", user_id=address.login, headers=headers)

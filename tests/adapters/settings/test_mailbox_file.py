@@ -13,13 +13,19 @@ import pytest
 
 from contracts.address import parse
 from worker.domain.mailbox import (
+    Limits,
     NoLogin,
     OAuth,
     Password,
     PickupDirectory,
     PickupFlavour,
+    Rank,
+    Redirect,
+    Restraint,
     Secret,
     SmtpEndpoint,
+    Stop,
+    Tenant,
     Tls,
 )
 from worker.mailbox_file import MailboxFileError, load
@@ -263,7 +269,7 @@ categories = ["invite"]
     assert mailbox.may_send_as(parse("anybody@příklad.cz"))
     assert mailbox.may_send_as(parse("News@contoso.com"))
     assert not mailbox.may_send_as(parse("other@contoso.com"))
-    assert directory.tenants == {"tailspin": False, "woodgrove": True}
+    assert directory.tenants == {"tailspin": Tenant(use_default=False), "woodgrove": Tenant()}
     assert directory.producers is not None
     assert directory.producers["Portal"].tenants == {"contoso"}
     assert directory.producers["Portal"].categories == {"invite"}
@@ -272,3 +278,101 @@ categories = ["invite"]
 def test_producers_that_are_listed_as_none_are_none_not_everybody(written: Callable[[str], Path]) -> None:
     assert load(written("producers = []\n"), {}).producers == {}
     assert load(written("[tenants]\n"), {}).tenants == {}
+
+
+def test_pool_has_its_scopes_priorities_and_purposes(written: Callable[[str], Path]) -> None:
+    path = written("""
+[mailboxes.shop]
+address = "shop@contoso.com"
+host = "h"
+tenants = ["Contoso"]
+sites = ["Shop"]
+components = ["Agent"]
+priority = "default"
+purposes = ["invite"]
+enabled = false
+[mailboxes.nowhere]
+address = "shop@contoso.com"
+host = "h"
+tenants = ["Contoso"]
+sites = []
+[mailboxes.plain]
+address = "shop@contoso.com"
+host = "h"
+tenants = ["Contoso"]
+[mailboxes.fallback]
+address = "invites@platform.example"
+host = "h"
+fallback_for = ["invite"]
+""")
+    boxes = load(path, {}).mailboxes
+    shop, plain = boxes["shop"], boxes["plain"]
+    assert (shop.sites, shop.components, shop.rank, shop.enabled) == ({"shop"}, {"agent"}, Rank.DEFAULT, False)
+    assert (shop.serves("invite"), shop.serves("mass")) == (True, False)
+    assert (plain.sites, plain.components, plain.rank, plain.enabled) == (None, None, Rank.NORMAL, True)
+    assert plain.serves("mass")
+    assert boxes["nowhere"].sites == frozenset()
+    assert boxes["fallback"].fallback_for == {"invite"}
+
+
+def test_what_keeps_mail_back_is_read_for_platform_tenant_site_and_component(written: Callable[[str], Path]) -> None:
+    path = written("""
+[platform]
+redirect_to = "sandbox@Test.example"
+[tenants.Contoso]
+use_default = true
+choose_mailbox = false
+stop = "hold"
+[tenants.Contoso.sites.Shop]
+suppress = true
+[tenants.Contoso.components.Agent]
+purposes_off = ["password-reset"]
+""")
+    directory = load(path, {})
+    assert directory.restraint == Restraint(redirect=Redirect(parse("sandbox@test.example")))
+    assert directory.tenants == {
+        "contoso": Tenant(
+            use_default=True,
+            choose=False,
+            restraint=Restraint(stop=Stop.HOLD),
+            sites={"shop": Restraint(suppress=True)},
+            components={"agent": Restraint(purposes_off=frozenset({"password-reset"}))},
+        )
+    }
+
+
+def test_recipients_are_kept_in_bounds_by_what_the_mailbox_says(written: Callable[[str], Path]) -> None:
+    lines = """host = "h"
+allowed_domains = ["Contoso.com", "*.příklad.cz"]
+catch_all = "catch@Contoso.com"
+catch_all_cc = "audit@contoso.com"
+redirect_to = "sandbox@contoso.com"
+suppress = true
+"""
+    mailbox = load(written(f"{MAILBOX}{lines}"), {}).mailboxes["portal"]
+    assert mailbox.allowed_domains == {"contoso.com", "*.xn--pklad-zsa96e.cz"}
+    assert mailbox.catch_all == Redirect(parse("catch@contoso.com"), parse("audit@contoso.com"))
+    assert mailbox.redirect == Redirect(parse("sandbox@contoso.com"))
+    assert mailbox.suppress
+
+
+def test_limits_are_carried_and_one_worker_never_takes_more_connections_than_all(
+    written: Callable[[str], Path],
+) -> None:
+    limits = "limits = { connections = 2, per_minute = 10, recipients_per_message = 20, max_size = 1000 }"
+    mailbox = load(written(f'{MAILBOX}host = "h"\n{limits}\n'), {}).mailboxes["portal"]
+    assert mailbox.limits == Limits(connections=2, per_minute=10, recipients_per_message=20, max_size=1000)
+    assert isinstance(mailbox.endpoint, SmtpEndpoint)
+    assert mailbox.endpoint.limits.connections == 2
+
+
+def test_preset_knows_the_limits_of_office_365(written: Callable[[str], Path]) -> None:
+    lines = 'preset = "office365"\nlimits = { per_minute = 20 }\n'
+    mailbox = load(written(f"{MAILBOX}{lines}"), {}).mailboxes["portal"]
+    assert mailbox.limits == Limits(connections=3, per_minute=20, recipients_per_day=10_000)
+
+
+def test_producer_may_be_held_to_senders(written: Callable[[str], Path]) -> None:
+    producers = load(written('[[producers]]\nuser = "p"\nsenders = ["*@Příklad.cz"]\n'), {}).producers
+    assert producers is not None
+    assert producers["p"].senders == {"*@xn--pklad-zsa96e.cz"}

@@ -1,0 +1,87 @@
+"""What Graph answers: status, error code, how long to wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from worker.domain.delivery import Refused, Stage
+from worker.domain.reply import Reply
+
+_LONGEST = timedelta(days=1)
+_SHORTEST = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response.
+
+    Attributes:
+        headers: names in lower case.
+        content: empty if it was no JSON object.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Read a response; a body that is not what Graph sends counts as none."""
+        try:
+            content = json.loads(body)
+        except ValueError:
+            content = None
+        return cls(status, headers, content if isinstance(content, dict) else {})
+
+    @property
+    def good(self) -> bool:
+        """2xx."""
+        return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
+    @property
+    def reply(self) -> Reply:
+        """In the words of a mail server's reply: status, then `ErrorCode: message [request-id=…]`."""
+        error = self.content.get("error")
+        told: Mapping[str, object] = error if isinstance(error, dict) else {}
+        said = ": ".join(str(told[name]) for name in ("code", "message") if told.get(name)) or _phrase(self.status)
+        request = self.headers.get("request-id", "")
+        return Reply.of(self.status, [f"{said} [request-id={request}]" if request else said])
+
+    @property
+    def retry_after(self) -> timedelta | None:
+        """What Retry-After asks for, in seconds or as a date (RFC 9110 section 10.2.3); None if it does not."""
+        value = self.headers.get("retry-after", "").strip()
+        if not value:
+            return None
+        if value.isdecimal():
+            return _bounded(timedelta(seconds=min(int(value), _LONGEST.total_seconds())))
+        try:
+            return _bounded(parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", "")))
+        except (ValueError, TypeError):
+            return None
+
+    @property
+    def refused(self) -> Refused:
+        """As a refusal of the whole mail."""
+        return Refused(Stage.GRAPH, self.reply, retry_after=self.retry_after)
+
+    def text(self, name: str) -> str:
+        """A field of the content; empty if it is no text."""
+        value = self.content.get(name)
+        return value if isinstance(value, str) else ""
+
+
+def _bounded(wait: timedelta) -> timedelta:
+    return min(max(wait, _SHORTEST), _LONGEST)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "HTTP"

@@ -1,0 +1,90 @@
+"""A mail above what one request may carry: a draft, its files one by one, then `send`."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+
+from worker.domain.delivery import Broken, Fault, Stage
+from worker.domain.division import Divided, File
+from worker.graph.answer import Answer
+from worker.graph.conversation import Conversation, Ended, Mark
+
+_BY_SESSION = 3 * 1024 * 1024  # octets from which a file needs an upload session
+_PIECE = 10 * 320 * 1024  # octets of one PUT, below the 4 MB that are allowed
+
+
+class Declined(Exception):  # noqa: N818 - the way out
+    """Graph said no on the way to the complete draft; nothing was sent."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer:
+    """Make the draft and send it; a draft that is not sent is removed again, as far as that can be done.
+
+    Returns:
+        The answer to `send`.
+
+    Raises:
+        Declined: a step before it was refused.
+        Ended: there was no answer.
+    """
+    answer = _good(await talk.ask("POST", "/messages", base64.b64encode(mail.rest), "text/plain"))
+    draft = answer.text("id")
+    if not draft:
+        raise Ended(Broken(Stage.DATA, Fault.GARBLED, "Graph made a draft without an id"))
+    try:
+        for file in mail.files:
+            await _attach(talk, draft, file)
+        sent = await talk.ask("POST", f"/messages/{draft}/send", mark=mark)
+    except (Declined, Ended) as error:
+        if not isinstance(error, Ended) or _unsent(error):
+            await _discard(talk, draft)
+        raise
+    return sent
+
+
+async def _attach(talk: Conversation, draft: str, file: File) -> None:
+    described = {"name": file.name, "contentType": file.content_type, "isInline": file.content_id is not None}
+    if file.content_id is not None:
+        described["contentId"] = file.content_id
+    if len(file.content) < _BY_SESSION:
+        whole = {
+            "@odata.type": "#microsoft.graph.fileAttachment",
+            "contentBytes": base64.b64encode(file.content).decode(),
+            **described,
+        }
+        _good(await talk.ask("POST", f"/messages/{draft}/attachments", json.dumps(whole).encode()))
+        return
+    item = {"AttachmentItem": {"attachmentType": "file", "size": len(file.content), **described}}
+    opened = await talk.ask("POST", f"/messages/{draft}/attachments/createUploadSession", json.dumps(item).encode())
+    url = _good(opened).text("uploadUrl")
+    if not url.startswith("https://"):
+        raise Ended(Broken(Stage.DATA, Fault.GARBLED, "Graph gave no https:// address to upload a file to"))
+    for start, piece in _pieces(file.content):
+        _good(await talk.put(url, piece, start, len(file.content)))
+
+
+def _pieces(content: bytes) -> Iterator[tuple[int, bytes]]:
+    for start in range(0, len(content), _PIECE):
+        yield start, content[start : start + _PIECE]
+
+
+def _good(answer: Answer) -> Answer:
+    if not answer.good:
+        raise Declined(answer)
+    return answer
+
+
+def _unsent(ended: Ended) -> bool:
+    return not (isinstance(ended.outcome, Broken) and ended.outcome.stage is Stage.DOT)
+
+
+async def _discard(talk: Conversation, draft: str) -> None:
+    with contextlib.suppress(Ended):
+        await talk.ask("DELETE", f"/messages/{draft}")

@@ -1,0 +1,157 @@
+"""The Graph transport: sendMail with the mail as it is, for one mailbox at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import cast
+
+import httpx2
+
+from worker.domain.addressing import names_others, self_addressed
+from worker.domain.delivery import (
+    Accepted,
+    Broken,
+    Busy,
+    Fault,
+    Fenced,
+    Refused,
+    Stage,
+    Submission,
+    TokenRefused,
+)
+from worker.domain.division import Divided, divide
+from worker.domain.envelope import Envelope
+from worker.domain.mailbox import GraphEndpoint, Mailbox
+from worker.domain.message import OutgoingMessage
+from worker.graph.answer import Answer
+from worker.graph.conversation import Conversation, Ended, Mark, Timeouts, client
+from worker.graph.large import Declined, send_in_parts
+from worker.ports import HandingOver, Tokens
+
+WHOLE = 3 * 1024 * 1024  # octets of a mail that fit into one request once they are base64
+_PATIENCE = 2.0  # seconds
+_LINE_PER_REQUEST = 2
+_NO_BASE64 = b"!"  # what no mail can be
+
+
+class GraphTransport:
+    """Submits over Microsoft Graph.
+
+    202 is acceptance. A refusal with a status of 4xx, and one that says when to come back, is definite. Every other
+    end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and to send it.
+    """
+
+    def __init__(self, tokens: Tokens, timeouts: Timeouts | None = None) -> None:
+        """Nothing is connected yet."""
+        self._tokens = tokens
+        self._timeouts = timeouts or Timeouts()
+        self._clients: dict[str | None, httpx2.AsyncClient] = {}
+        self._lines: dict[str, _Line] = {}
+
+    async def submit(
+        self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
+    ) -> Submission:
+        """Submit one mail. Graph reads its recipients from the headers, hidden ones from a Bcc that it removes."""
+        if names_others(envelope, message):
+            return Broken(Stage.GRAPH, Fault.NAMED_ALREADY, "")
+        async with self._line(mailbox).place() as free:
+            if not free:
+                return Busy()
+            content = self_addressed(envelope, message)
+            mark = Mark(handing_over)
+            try:
+                return _meaning(await self._sent(self.talk(mailbox), content, mark))
+            except Declined as no:
+                return no.answer.refused
+            except Ended as ended:
+                return ended.outcome
+
+    async def probe(self, mailbox: Mailbox) -> Refused | TokenRefused | Broken | None:
+        """Ask for sendMail with what cannot be a mail: only an app with the right to send is told that it is none.
+
+        Returns:
+            What is wrong; None if this mailbox could send.
+        """
+        try:
+            answer = await self.talk(mailbox).ask("POST", "/sendMail", _NO_BASE64, "text/plain")
+        except Ended as ended:
+            return None if isinstance(ended.outcome, Fenced) else ended.outcome
+        return None if answer.status == HTTPStatus.BAD_REQUEST else answer.refused
+
+    def talk(self, mailbox: Mailbox) -> Conversation:
+        """A conversation for a mailbox whose endpoint is Graph's."""
+        endpoint = cast("GraphEndpoint", mailbox.endpoint)
+        http = self._clients.get(endpoint.ca_file)
+        if http is None:
+            http = self._clients[endpoint.ca_file] = client(endpoint.ca_file, self._timeouts)
+        return Conversation(http, mailbox.name, endpoint, self._tokens, self._timeouts)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for http in self._clients.values():
+            await http.aclose()
+        self._clients.clear()
+
+    async def _sent(self, talk: Conversation, content: bytes, mark: Mark) -> Answer:
+        if len(content) <= WHOLE:
+            return await talk.ask("POST", "/sendMail", base64.b64encode(content), "text/plain", mark)
+        divided = await asyncio.to_thread(divide, content, WHOLE)
+        if not isinstance(divided, Divided):
+            raise Ended(Broken(Stage.GRAPH, Fault.TOO_LARGE, "the mail without its files is above 3 MB, Graph's limit"))
+        return await send_in_parts(talk, divided, mark)
+
+    def _line(self, mailbox: Mailbox) -> _Line:
+        line = self._lines.get(mailbox.name)
+        if line is None:
+            line = self._lines[mailbox.name] = _Line(cast("GraphEndpoint", mailbox.endpoint).concurrent)
+        return line
+
+
+def _meaning(answer: Answer) -> Accepted | Refused | Broken:
+    """What the answer to sendMail or send says about the mail."""
+    match answer.status:
+        case HTTPStatus.ACCEPTED:
+            return Accepted(answer.reply)
+        case HTTPStatus.SERVICE_UNAVAILABLE if answer.retry_after is not None:
+            return answer.refused
+        case status if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return answer.refused
+        case status:
+            fault = Fault.SERVER_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Fault.GARBLED
+            return Broken(Stage.DOT, fault, str(answer.reply))
+
+
+class _Line:
+    """Places for requests of one mailbox, and a line before them that is kept short."""
+
+    def __init__(self, places: int) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._longest = places * _LINE_PER_REQUEST
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[bool]:
+        """A place while the context lasts; False if there is none within a moment."""
+        if not await self._taken():
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._places.release()
+
+    async def _taken(self) -> bool:
+        if self._places.locked() and self._waiting >= self._longest:
+            return False
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._places.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting -= 1
