@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,7 @@ from worker.domain.verdict import catalogue
 from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
+from worker.oauth.expiry import review
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
@@ -32,6 +34,8 @@ from worker.store.memory import MemoryGate, MemoryLedger
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
+
+_DAY = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,25 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         )
         if settings.health.port:
             await stack.enter_async_context(_health(settings, worker, metrics))
+        await stack.enter_async_context(_reviewing(mailboxes, observe))
         yield App(worker, mailboxes)
+
+
+@asynccontextmanager
+async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[None]:
+    """Tell at start and every day which credentials end and who still uses a password."""
+
+    async def daily() -> None:
+        while True:
+            for event in await asyncio.to_thread(lambda: list(review(mailboxes, datetime.now(UTC)))):
+                observe(event)
+            await asyncio.sleep(_DAY)
+
+    task = asyncio.create_task(daily())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Observe, stack: AsyncExitStack) -> Courier:

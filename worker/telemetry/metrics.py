@@ -57,6 +57,12 @@ class Metrics:
         )
         self._sessions = counter("smtp_sessions_opened_total", "Connections opened and logged in", ("mailbox",))
         self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
+        self._ends = gauge(
+            "credential_end_timestamp_seconds", "When the client secret or certificate of a mailbox ends", ("mailbox",)
+        )
+        self._basic = gauge(
+            "mailbox_basic_auth", "1 for a mailbox that logs in at Microsoft's with a password", ("mailbox",)
+        )
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
         self._lost = counter("broker_lost_total", "Lost or failed broker connections")
         self._stores_lost = counter("store_lost_total", "Times that the store was out of reach")
