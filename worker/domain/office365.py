@@ -7,7 +7,7 @@ Access Control for Applications in Exchange Online". A failure of `postlane chec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from worker.domain.cloud import CLOUDS, Cloud, CloudName
@@ -43,6 +43,10 @@ class Way(StrEnum):
     MAILBOX_PERMISSION = "mailbox-permission"
     RBAC = "rbac"
     GRAPH = "graph"
+    GRAPH_RBAC = "graph-rbac"
+
+
+_OF_GRAPH = {Way.GRAPH, Way.GRAPH_RBAC}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ def instructions(way: Way, values: Values) -> tuple[Instruction, ...]:
     cloud = CLOUDS[values.cloud]
     return (
         *_entra(way, values, cloud),
-        *(_graph(values, cloud) if way is Way.GRAPH else _exchange(way, values, cloud)),
+        *(_graph(way, values, cloud) if way in _OF_GRAPH else _exchange(way, values, cloud)),
         *_here(way, values),
     )
 
@@ -97,7 +101,8 @@ def _entra(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
         f"{_PORTAL} ({cloud.portal}) > App registrations",
         (
             "New registration > name: Postlane > accounts in this organizational directory only > Register",
-            f"Overview: copy the Application (client) ID ({values.client_id}) and the Directory (tenant) ID ({values.tenant})",
+            f"Overview: copy the Application (client) ID: {values.client_id}",
+            f"Overview: copy the Directory (tenant) ID: {values.tenant}",
         ),
         "The app registration must live in the same cloud as the mailbox.",
         "`postlane check` gets past AADSTS700016 and AADSTS90002.",
@@ -107,17 +112,18 @@ def _entra(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
         "Give it a proof",
         f"{_PORTAL} > App registrations > Postlane > Certificates & secrets",
         (
-            "Federated credentials or a certificate if you can; else New client secret: copy its Value, not its Secret ID",
+            "Federated credentials or a certificate if you can",
+            "Else New client secret: copy its Value, not its Secret ID",
             "Write down when it expires: `expires` in the mailboxes file has Postlane warn you weeks ahead",
         ),
         "When a secret expires all mailboxes of the app stop at once. Two secrets may overlap.",
         "`postlane check` gets past AADSTS7000215, AADSTS7000222 and AADSTS700027.",
     )
-    if way is Way.RBAC:
+    if way in {Way.RBAC, Way.GRAPH_RBAC}:
         return
     api, permission = (
         ("Microsoft Graph", "Mail.Send")
-        if way is Way.GRAPH
+        if way in _OF_GRAPH
         else ("APIs my organization uses > Office 365 Exchange Online", "SMTP.SendAsApp")
     )
     yield Instruction(
@@ -146,7 +152,7 @@ def _principal(values: Values) -> Instruction:
         "Make the application known to Exchange",
         _SHELL,
         (
-            f"# Object ID: {_PORTAL} > ENTERPRISE APPLICATIONS > Postlane > Overview, not the one under App registrations",
+            "# Object ID as under ENTERPRISE APPLICATIONS > Postlane > Overview, not as under App registrations",
             f'New-ServicePrincipal -AppId "{values.client_id}" -ObjectId "{values.object_id}" -DisplayName "Postlane"',
         ),
         "The Object ID of the app registration is the most frequent mistake: it is taken without complaint, and every "
@@ -157,27 +163,23 @@ def _principal(values: Values) -> Instruction:
 
 def _exchange(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
     principal = _principal(values)
-    yield Instruction(
-        principal.step,
-        principal.title,
-        principal.place,
-        (_connect(cloud), *principal.lines),
-        principal.why,
-        principal.proof,
-    )
+    yield replace(principal, lines=(_connect(cloud), *principal.lines))
     if way is Way.RBAC:
-        yield _role(values, "Application SMTP.SendAsApp", "Give the app NO permission SMTP.SendAsApp in Entra: with the "
-                    "claim in its token Exchange asks for mailbox permissions as well.")  # fmt: skip
+        yield _role(
+            values,
+            "Application SMTP.SendAsApp",
+            "Give the app NO permission SMTP.SendAsApp in Entra: with the claim in its token Exchange asks for mailbox "
+            "permissions as well.",
+        )
     else:
+        whom = f'-Identity "{values.address}" -User "{values.object_id}"'
         yield Instruction(
             SetupStep.MAILBOX_PERMISSION,
             "Let it at the mailbox",
             _SHELL,
-            (
-                f'Add-MailboxPermission -Identity "{values.address}" -User "{values.object_id}" -AccessRights FullAccess',
-            ),
+            (f"Add-MailboxPermission {whom} -AccessRights FullAccess",),
             "May take up to an hour to take effect.",
-            f'Get-MailboxPermission -Identity "{values.address}" -User "{values.object_id}"',
+            f"Get-MailboxPermission {whom}",
         )
     if values.senders:
         yield Instruction(
@@ -190,7 +192,7 @@ def _exchange(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
                 for sender in values.senders
             ),
             "Without it a mail is refused at its end: 554 5.2.252 SendAsDenied.",
-            *(f'Get-RecipientPermission -Identity "{sender}"' for sender in values.senders[:1]),
+            f'Get-RecipientPermission -Identity "{values.senders[0]}"',
         )
     yield Instruction(
         SetupStep.SMTP_AUTH,
@@ -211,50 +213,39 @@ def _exchange(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
 
 
 def _role(values: Values, role: str, why: str) -> Instruction:
+    scope = f"Postlane {values.name}"
+    only = f"\"PrimarySmtpAddress -eq '{values.address}'\""
     return Instruction(
         SetupStep.ROLE_ASSIGNMENT,
         "Give it the right for this mailbox only (RBAC for Applications)",
         _SHELL,
         (
-            f'New-ManagementScope -Name "Postlane {values.name}" -RecipientRestrictionFilter '
-            f"\"PrimarySmtpAddress -eq '{values.address}'\"",
-            f'New-ManagementRoleAssignment -Name "Postlane {values.name}" -Role "{role}" -App "{values.client_id}" '
-            f'-CustomResourceScope "Postlane {values.name}"',
+            f'New-ManagementScope -Name "{scope}" -RecipientRestrictionFilter {only}',
+            f'New-ManagementRoleAssignment -Role "{role}" -App "{values.client_id}" -CustomResourceScope "{scope}"',
         ),
         why,
         f'Test-ServicePrincipalAuthorization -Identity "{values.client_id}" -Resource "{values.address}"',
     )
 
 
-def _graph(values: Values, cloud: Cloud) -> Iterator[Instruction]:
-    principal = _principal(values)
-    yield Instruction(
-        principal.step,
-        principal.title,
-        principal.place,
-        (_connect(cloud), *principal.lines),
-        principal.why,
-        principal.proof,
-    )
-    yield _role(
-        values,
-        "Application Mail.Send",
-        "With admin consent to Mail.Send in Entra the app may send as every mailbox of the organization. To keep it to "
-        "this one, leave out the consent there and give only this role; rights of both kinds add up.",
-    )
-    yield Instruction(
-        SetupStep.SENT_ITEMS,
-        "Keep no copies in Sent Items",
-        _SHELL,
-        ("# Nothing to do at Microsoft's: Graph is asked to save none where it can be asked",),
-    )
+def _graph(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
+    if way is Way.GRAPH_RBAC:
+        principal = _principal(values)
+        yield replace(principal, lines=(_connect(cloud), *principal.lines))
+        yield _role(
+            values,
+            "Application Mail.Send",
+            "Give the app NO permission Mail.Send in Entra: rights of both kinds add up, and that one is for every "
+            "mailbox of the organization.",
+        )
 
 
 def _here(way: Way, values: Values) -> Iterator[Instruction]:
-    endpoint = (f"[mailboxes.{values.name}.graph]",) if way is Way.GRAPH else ()
-    preset = () if way is Way.GRAPH else ('preset = "office365"',)
+    endpoint = (f"[mailboxes.{values.name}.graph]",) if way in _OF_GRAPH else ()
+    preset = () if way in _OF_GRAPH else ('preset = "office365"',)
     cloud = (f'cloud = "{values.cloud}"',) if values.cloud is not CloudName.GLOBAL else ()
-    senders = (f"senders = [{', '.join(f'"{sender}"' for sender in values.senders)}]",) if values.senders else ()
+    listed = ", ".join(f'"{sender}"' for sender in values.senders)
+    senders = (f"senders = [{listed}]",) if values.senders else ()
     yield Instruction(
         SetupStep.MAILBOXES_FILE,
         "Write it into the mailboxes file",
