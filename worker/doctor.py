@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from worker import bootstrap
 from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
+from worker.domain.claims import findings, permission_for, read
+from worker.domain.cloud import is_high_volume
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import (
     Directory,
@@ -24,11 +27,13 @@ from worker.domain.mailbox import (
     PickupDirectory,
     SmtpEndpoint,
 )
+from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT, SetupStep, step_of
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
+from worker.oauth.expiry import WARN, credentials_of, end_of, retiring
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Token
@@ -40,12 +45,6 @@ from worker.smtp.transport import password_mechanism
 
 State = Literal["ok", "warning", "failed"]
 
-_MICROSOFT = (".office365.com", ".outlook.com", ".office365.us")
-_RETIREMENT = (
-    "Microsoft switches basic authentication for SMTP AUTH off by default at the end of December 2026; an "
-    "administrator can switch it on again for a while; the final date will be announced in the second half of 2027."
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -54,6 +53,7 @@ class Step:
     Attributes:
         subject: `broker`, or `mailbox NAME`.
         seconds: how long it took; None where that says nothing.
+        setup: steps of `postlane office365 setup` that a failure points to, the likeliest first.
     """
 
     subject: str
@@ -62,6 +62,7 @@ class Step:
     detail: str = ""
     remedy: str = ""
     seconds: float | None = None
+    setup: tuple[SetupStep, ...] = ()
 
 
 async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> AsyncIterator[Step]:
@@ -81,6 +82,8 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     try:
         for mailbox in directory.mailboxes.values():
             if not only or mailbox.name in only:
+                for step in _outlook(mailbox):
+                    yield step
                 for way in map(mailbox.via, mailbox.channels):
                     async for step in _mailbox(
                         way, tokens, bootstrap.timeouts(settings), bootstrap.graph_timeouts(settings)
@@ -138,12 +141,44 @@ async def _mailbox(
             async for step in _graph(subject, mailbox, endpoint, tokens, graph):
                 yield step
         case SmtpEndpoint() as endpoint:
-            if isinstance(endpoint.credentials, Password) and endpoint.host.endswith(_MICROSOFT):
-                yield Step(
-                    subject, "basic authentication", "warning", _RETIREMENT, "Move it to OAuth: README, Office 365."
-                )
             async for step in _submission(subject, mailbox, endpoint, tokens, timeouts):
                 yield step
+
+
+def _outlook(mailbox: Mailbox) -> Iterator[Step]:
+    """What will stop working by itself one day."""
+    subject = f"mailbox {mailbox.name}"
+    if (host := retiring(mailbox)) is not None:
+        detail = f"{HVE_RETIREMENT if is_high_volume(host) else RETIREMENT}"
+        remedy = f"Move it to OAuth. The steps: postlane office365 setup --mailbox {mailbox.name}"
+        yield Step(subject, f"basic authentication at {host}", "warning", detail, remedy)
+    now = datetime.now(UTC)
+    for end in filter(None, map(end_of, dict.fromkeys(credentials_of(mailbox)))):
+        left, day = end.at - now, f"{end.at:%Y-%m-%d}"
+        state: State = "failed" if left <= timedelta() else "warning" if left < WARN else "ok"
+        what = f"{end.what} {'ended' if state == 'failed' else 'ends'} on {day} ({end.days(now)} days)"
+        remedy = "" if state == "ok" else f"Make a new {end.what}; two may be valid at once, so nothing is interrupted."
+        yield Step(subject, what, state, remedy=remedy, setup=() if state == "ok" else (SetupStep.PROOF,))
+
+
+def _token_step(subject: str, token: Token, credentials: OAuth, permission: str) -> tuple[Step, bool | None]:
+    """What the token says of itself, and whether it shows the permission."""
+    claims = read(token.value)
+    if credentials.oidc or claims is None:
+        return Step(subject, "token is opaque to us, as it may be", "ok"), None
+    found = list(findings(claims, credentials, permission, datetime.now(UTC)))
+    fatal = [finding for finding in found if finding.fatal]
+    what = f"token for {claims.audience}: {', '.join(claims.roles or claims.scopes) or 'no permission shown'}"
+    shown = fatal or found
+    step = Step(
+        subject,
+        what,
+        "failed" if fatal else "ok",
+        " ".join(finding.problem for finding in shown),
+        " ".join(finding.remedy for finding in shown),
+        setup=tuple(dict.fromkeys(finding.step for finding in fatal if finding.step is not None)),
+    )
+    return step, permission in claims.roles or bool(claims.scopes)
 
 
 async def _graph(
@@ -153,10 +188,10 @@ async def _graph(
     answer = await tokens.token(mailbox.name, endpoint.credentials)
     what = f"token from {endpoint.credentials.authority} for {endpoint.credentials.scope}"
     if not isinstance(answer, Token):
-        found = _meaning(answer)
-        yield Step(subject, what, "failed", f"{found.explanation} ({_said(answer)})", found.remedy)
+        yield _failed(subject, what, answer)
         return
     yield Step(subject, what, "ok", seconds=time.monotonic() - started)
+    yield _token_step(subject, answer, endpoint.credentials, "Mail.Send")[0]
     started = time.monotonic()
     transport = GraphTransport(tokens, timeouts)
     try:
@@ -180,14 +215,14 @@ async def _submission(
     def step(what: str, failure: Refused | TokenRefused | Broken | None) -> Step:
         if failure is None:
             return Step(subject, what, "ok", seconds=time.monotonic() - started)
-        found = _meaning(failure)
-        return Step(subject, what, "failed", f"{found.explanation} ({_said(failure)})", found.remedy)
+        return _failed(subject, what, failure)
 
     problem = await _resolve(endpoint.host)
     yield step(f"resolve {endpoint.host}", problem)
     if problem is not None:
         return
     token: Token | None = None
+    may_submit: bool | None = None
     if isinstance(endpoint.credentials, OAuth):
         started = time.monotonic()
         answer = await tokens.token(mailbox.name, endpoint.credentials)
@@ -195,6 +230,8 @@ async def _submission(
         if not isinstance(answer, Token):
             return
         token = answer
+        told, may_submit = _token_step(subject, token, endpoint.credentials, permission_for(endpoint.host))
+        yield told
     started = time.monotonic()
     connection = await connect(endpoint, timeouts)
     if not isinstance(connection, Connection):
@@ -202,7 +239,7 @@ async def _submission(
         return
     yield step(f"connect to {endpoint.host}:{endpoint.port}, TLS {connection.tls}", None)
     try:
-        async for inner in _session(subject, mailbox, endpoint, connection, token, timeouts):
+        async for inner in _session(subject, mailbox, endpoint, connection, token, timeouts, may_submit):
             yield inner
     finally:
         connection.dialogue.hang_up()
@@ -215,6 +252,7 @@ async def _session(
     connection: Connection,
     token: Token | None,
     timeouts: Timeouts,
+    may_submit: bool | None,  # noqa: FBT001 - what the token shows, if it shows anything
 ) -> AsyncIterator[Step]:
     started = time.monotonic()
     match endpoint.credentials:
@@ -228,8 +266,8 @@ async def _session(
         answer = await authenticate(connection, mechanism, timeouts)
         what = f"log in by {mechanism.name} as {mechanism.username}"
         if not isinstance(answer, Reply):
-            found = _meaning(answer)
-            yield Step(subject, what, "failed", f"{found.explanation} ({_said(answer)})", found.remedy)
+            by_token = isinstance(endpoint.credentials, OAuth) and not endpoint.credentials.oidc
+            yield _failed(subject, what, answer, step_of(answer, may_submit=may_submit) if by_token else ())
             return
         yield Step(subject, what, "ok", seconds=time.monotonic() - started)
     yield await _sender(subject, mailbox, connection, timeouts)
@@ -248,6 +286,14 @@ async def _sender(subject: str, mailbox: Mailbox, connection: Connection, timeou
         return Step(subject, what, "ok", seconds=time.monotonic() - started)
     found = verdicts.of_refusal(catalogue(), Refused(Stage.MAIL, reply))
     return Step(subject, what, "failed", f"{found.explanation} ({reply})", found.remedy)
+
+
+def _failed(
+    subject: str, what: str, failure: Refused | TokenRefused | Broken, setup: tuple[SetupStep, ...] | None = None
+) -> Step:
+    found = _meaning(failure)
+    steps = step_of(failure, may_submit=None) if setup is None and isinstance(failure, TokenRefused) else setup or ()
+    return Step(subject, what, "failed", f"{found.explanation} ({_said(failure)})", found.remedy, setup=steps)
 
 
 async def _resolve(host: str) -> Broken | None:

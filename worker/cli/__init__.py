@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import cancel, check, config, demo, emulator, health, run, send, topology
+from worker.cli import cancel, check, config, demo, emulator, health, office365, run, send, token, topology
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -45,6 +45,8 @@ app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
+app.add_typer(token.app, name="token")
+app.add_typer(office365.app, name="office365")
 
 
 def main() -> None:

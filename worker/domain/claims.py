@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from worker.domain.cloud import CLOUDS, is_high_volume
 from worker.domain.mailbox import DeviceLogin, ManagedIdentity, OAuth
 from worker.domain.office365 import SetupStep
 
 _AT_HAND_OVER = timedelta(minutes=10)
 _OUTLOOK = frozenset({"https://outlook.office365.com", "https://outlook.office.com"})
+_GRAPH = {cloud.graph for cloud in CLOUDS.values()} | {"00000003-0000-0000-c000-000000000000"}
+_SMTP = "SMTP.SendAsApp"
 _BY_ID = "00000002-0000-0ff1-ce00-000000000000"  # Exchange Online names itself so in v2 tokens
 
 
@@ -91,7 +94,12 @@ def findings(claims: Claims, credentials: OAuth, permission: str, now: datetime)
         now: for its end.
     """
     wanted = _resource(credentials.scope)
-    if not _same_audience(claims.audience, wanted):
+    if permission == _SMTP and claims.audience.rstrip("/") in _GRAPH:
+        yield Finding(
+            "The token is for Microsoft Graph, and SMTP takes it for a wrong one (a bare 535 5.7.3).",
+            "Leave `scope` out, or name Outlook's: https://outlook.office365.com/.default.",
+        )
+    elif not _same_audience(claims.audience, wanted):
         yield Finding(
             f"The token is for {claims.audience or 'nobody'}, not for {wanted}.",
             f"`scope` must name {wanted}; a token for Graph does not open SMTP, nor the other way round.",
@@ -116,7 +124,7 @@ def findings(claims: Claims, credentials: OAuth, permission: str, now: datetime)
 
 def permission_for(host: str) -> str:
     """The application permission that a submission host wants; High Volume Email has one of its own."""
-    return "Mail.Send" if host.endswith(".mx.microsoft") or host.startswith("smtp-hve.") else "SMTP.SendAsApp"
+    return "Mail.Send" if is_high_volume(host) else _SMTP
 
 
 def _role_missing(claims: Claims, permission: str) -> Finding:
@@ -137,7 +145,7 @@ def _role_missing(claims: Claims, permission: str) -> Finding:
 
 
 def _of_a_person(claims: Claims, credentials: OAuth, permission: str) -> Iterator[Finding]:
-    wanted = "SMTP.Send" if permission == "SMTP.SendAsApp" else permission
+    wanted = "SMTP.Send" if permission == _SMTP else permission
     if wanted not in claims.scopes:
         yield Finding(
             f"The token has no delegated permission {wanted} (it has {', '.join(claims.scopes) or 'none'}).",

@@ -116,6 +116,11 @@ _MICROSOFT = (
 )
 
 
+def is_high_volume(host: str) -> bool:
+    """Whether it is High Volume Email's."""
+    return host.lower().endswith(".mx.microsoft") or host.lower().startswith("smtp-hve.")
+
+
 def is_microsofts(host: str) -> bool:
     """Whether basic authentication is about to end there."""
     return host.lower().endswith(_MICROSOFT)
