@@ -142,7 +142,8 @@ class _OAuth(_Table):
             raise ValueError(f"has {' and '.join(proofs)}; keep one")
         if not proofs:
             raise ValueError(
-                f"oauth.client_secret: give exactly one of oauth.client_secret (or _file, _env), {_PROOFS}"
+                "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file or "
+                f"oauth.client_secret_env; or instead {_PROOFS}"
             )
         if self.expires is not None and "client_secret" not in proofs:
             raise ValueError("expires belongs to a client secret; a certificate says itself when it ends")
@@ -562,9 +563,7 @@ def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
     if oauth.federated_token_file_env is not None:
         variable = oauth.federated_token_file_env
         if not environment.get(variable):
-            raise ValueError(
-                f"oauth.federated_token_file_env: the variable {variable} is empty; is workload identity on?"
-            )
+            raise ValueError(f"oauth.federated_token_file_env: variable {variable} is empty; is workload identity on?")
         return Federated(_file("oauth.federated_token_file_env", Path(environment[variable])))
     if (identity := oauth.managed_identity) is not None:
         if identity == "system":
