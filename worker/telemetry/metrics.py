@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts import __version__
 from worker.events import (
+    BasicAuthRetiring,
     BrokerBlocked,
     BrokerDown,
     BrokerUnblocked,
@@ -17,6 +18,7 @@ from worker.events import (
     Concluded,
     ConsumerSilent,
     Crashed,
+    CredentialEnds,
     Event,
     MailboxPaused,
     MailboxResumed,
@@ -93,6 +95,11 @@ class Metrics:
                 self._sessions.labels(mailbox).inc()
             case TokenFetched(mailbox=mailbox, ok=ok):
                 self._tokens.labels(mailbox, "fetched" if ok else "refused").inc()
+            case CredentialEnds(mailbox=mailbox, at=at):
+                self._ends.labels(mailbox).set(at.timestamp())
+            case BasicAuthRetiring(mailboxes):
+                for name in mailboxes:
+                    self._basic.labels(name).set(1)
             case BrokerUp(missing=missing):
                 self._connected.set(1)
                 self._missing.set(len(missing))
