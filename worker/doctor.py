@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -15,7 +15,7 @@ from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
 from worker.domain.claims import findings, permission_for, read
-from worker.domain.cloud import is_high_volume
+from worker.domain.cloud import CLOUDS, is_high_volume
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import (
     Directory,
@@ -25,6 +25,7 @@ from worker.domain.mailbox import (
     OAuth,
     Password,
     PickupDirectory,
+    Secret,
     SmtpEndpoint,
 )
 from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT, SetupStep, step_of
@@ -33,7 +34,8 @@ from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
-from worker.oauth.expiry import WARN, credentials_of, end_of, retiring
+from worker.oauth.expiry import WARN, End, credentials_of, end_of, retiring
+from worker.oauth.registration import registered_end
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Token
@@ -82,7 +84,7 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     try:
         for mailbox in directory.mailboxes.values():
             if not only or mailbox.name in only:
-                for step in _outlook(mailbox):
+                for step in await _outlook(mailbox, tokens, settings.oauth.timeout_seconds):
                     yield step
                 for way in map(mailbox.via, mailbox.channels):
                     async for step in _mailbox(
@@ -145,20 +147,48 @@ async def _mailbox(
                 yield step
 
 
-def _outlook(mailbox: Mailbox) -> Iterator[Step]:
+async def _outlook(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> list[Step]:
     """What will stop working by itself one day."""
     subject = f"mailbox {mailbox.name}"
+    steps = []
     if (host := retiring(mailbox)) is not None:
-        detail = f"{HVE_RETIREMENT if is_high_volume(host) else RETIREMENT}"
+        detail = HVE_RETIREMENT if is_high_volume(host) else RETIREMENT
         remedy = f"Move it to OAuth. The steps: postlane office365 setup --mailbox {mailbox.name}"
-        yield Step(subject, f"basic authentication at {host}", "warning", detail, remedy)
+        steps.append(Step(subject, f"basic authentication at {host}", "warning", detail, remedy))
+    ends = {end_of(credentials) for credentials in credentials_of(mailbox)} - {None}
+    if not ends:
+        ends = {await _registered(mailbox, tokens, timeout)} - {None}
+    return [*steps, *(_end(subject, end) for end in ends if end is not None)]
+
+
+async def _registered(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> End | None:
+    """The end of a client secret that nobody has written down, if the app may read it from Graph."""
+    credentials = next((found for found in credentials_of(mailbox) if isinstance(found.proof, Secret)), None)
+    if credentials is None or credentials.oidc:
+        return None
+    graph = _graph_of(mailbox, credentials)
+    if not graph:
+        return None
+    token = await tokens.token(mailbox.name, replace(credentials, scope=f"{graph}/.default"))
+    if not isinstance(token, Token):
+        return None
+    return await asyncio.to_thread(registered_end, graph, credentials, token, timeout)
+
+
+def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
+    """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
+    own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
+    clouds = (cloud.graph for cloud in CLOUDS.values() if credentials.authority.startswith(f"{cloud.authority}/"))
+    return own or next(clouds, "")
+
+
+def _end(subject: str, end: End) -> Step:
     now = datetime.now(UTC)
-    for end in filter(None, map(end_of, dict.fromkeys(credentials_of(mailbox)))):
-        left, day = end.at - now, f"{end.at:%Y-%m-%d}"
-        state: State = "failed" if left <= timedelta() else "warning" if left < WARN else "ok"
-        what = f"{end.what} {'ended' if state == 'failed' else 'ends'} on {day} ({end.days(now)} days)"
-        remedy = "" if state == "ok" else f"Make a new {end.what}; two may be valid at once, so nothing is interrupted."
-        yield Step(subject, what, state, remedy=remedy, setup=() if state == "ok" else (SetupStep.PROOF,))
+    left = end.at - now
+    state: State = "failed" if left <= timedelta() else "warning" if left < WARN else "ok"
+    what = f"{end.what} {'ended' if state == 'failed' else 'ends'} on {end.at:%Y-%m-%d} ({end.days(now)} days)"
+    remedy = "" if state == "ok" else f"Make a new {end.what}; two may be valid at once, so nothing is interrupted."
+    return Step(subject, what, state, remedy=remedy, setup=() if state == "ok" else (SetupStep.PROOF,))
 
 
 def _token_step(subject: str, token: Token, credentials: OAuth, permission: str) -> tuple[Step, bool | None]:

@@ -37,7 +37,7 @@ def text(emulator: Emulator, login: str) -> str:
 def by_oauth(emulator: Emulator) -> str:
     return (
         f'[mailboxes.box.oauth]\nauthority = "{emulator.token_url}/{TENANT_ID}"\nclient_id = "{CLIENT_ID}"\n'
-        f'client_secret = "emulated-client-secret"\nca_file = "{emulator.certificates.ca_file.resolve()}"\n'
+        f'client_secret = "emulated-client-secret"\nexpires = 2020-01-31\nca_file = "{emulator.certificates.ca_file.resolve()}"\n'
     )
 
 
@@ -61,7 +61,8 @@ async def test_mailbox_is_switched_under_load_and_nothing_is_lost_or_doubled(
         producing = asyncio.create_task(produce())
         await inbox.until(lambda results: len(results) >= COUNT // 4)
         mailboxes.write_text(text(emulator, by_oauth(emulator)))
-        async with running_worker(address, topology, mailboxes, tmp_path):
+        async with running_worker(address, topology, mailboxes, tmp_path) as new:
+            await new.logged("credential ends", mailbox="box", at="2020-01-31")
             assert await old.stop() == 0
             await producing
             await inbox.until(lambda results: len({result.notification_id for result in results}) == COUNT)

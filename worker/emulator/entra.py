@@ -226,6 +226,9 @@ class TokenAuthority:
                 return PlainTextResponse("Signed in. You may close this window.")
             return PlainTextResponse("There is no such code.", status_code=404)
 
+        async def registration(request: Request) -> Response:
+            return self._registration(request.path_params["app"], request.headers.get("Authorization", ""))
+
         async def metadata(request: Request) -> Response:
             return self._metadata(request)
 
@@ -247,6 +250,7 @@ class TokenAuthority:
             routes=[
                 Route("/metadata/identity/oauth2/token", metadata),
                 Route("/msi/token", metadata),
+                Route("/v1.0/applications(appId='{app}')", registration),
                 Route("/{tenant}/v2.0/.well-known/openid-configuration", configuration),
                 Route("/{tenant}/oauth2/v2.0/token", token, methods=["POST"]),
                 Route("/{tenant}/oauth2/v2.0/devicecode", device, methods=["POST"]),
@@ -395,6 +399,17 @@ class TokenAuthority:
         issued.expires = now + self.lifetime
         self._issued[token] = issued
         return token
+
+    def _registration(self, client_id: str, authorization: str) -> Response:
+        """Graph's answer about an app, for that app if it may read it."""
+        issued = self._issued.get(authorization.removeprefix("Bearer "))
+        app = next((app for app in self._apps.values() if app.client_id == client_id), None)
+        if issued is None or issued.client_id != client_id or app is None:
+            return JSONResponse({"error": {"code": "InvalidAuthenticationToken"}}, 401)
+        if "Application.Read.All" not in app.roles:
+            return JSONResponse({"error": {"code": "Authorization_RequestDenied"}}, 403)
+        ends = app.secret_ends.isoformat() if app.secret_ends else None
+        return JSONResponse({"passwordCredentials": [{"hint": app.client_secret[:3], "endDateTime": ends}]})
 
     def _metadata(self, request: Request) -> Response:
         """The Instance Metadata Service of a virtual machine, or App Service's endpoint."""

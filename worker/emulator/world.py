@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class AppRegistration:
         certificates: PEM, that assertions may be signed with.
         roles: application permissions that were consented to.
         by_role_assignment: Exchange's own RBAC gives it SMTP.SendAsApp; the token then shows no role for it.
+        secret_ends: of the client secret, told by Graph to an app with Application.Read.All.
         public: device codes are allowed ("Allow public client flows").
     """
 
@@ -74,6 +76,7 @@ class AppRegistration:
     federated: tuple[FederatedCredential, ...] = ()
     roles: tuple[str, ...] = ("SMTP.SendAsApp", "Mail.Send")
     by_role_assignment: bool = False
+    secret_ends: datetime | None = None
     public: bool = True
     trouble: TokenTrouble | None = None
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,23 @@ async def test_end_of_the_secret_is_told(shell: Shell, box: Callable[..., None],
     (step,) = [step for what, step in found.items() if what.startswith("client secret")]
     assert expires in step["what"]
     assert step["state"] == state
+
+
+@pytest.mark.parametrize("may_read", [True, False], ids=["allowed", "not-allowed"])
+async def test_end_that_nobody_wrote_down_is_read_through_graph_where_that_is_allowed(
+    shell: Shell,
+    box: Callable[..., None],
+    emulator: Emulator,
+    may_read: bool,  # noqa: FBT001 - of a table
+) -> None:
+    roles = ("SMTP.SendAsApp", *(("Application.Read.All",) if may_read else ()))
+    ends = datetime.now(UTC) + timedelta(days=10, hours=1)
+    emulator.authority.replace_app(replace(emulator.plan.apps[0], roles=roles, secret_ends=ends))
+    graph = f'[mailboxes.box.graph]\nurl = "{emulator.token_url}"\nca_file = "{emulator.certificates.ca_file}"'
+    box(BY_SECRET, graph)
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    told = [(step["what"], step["state"]) for what, step in found.items() if what.startswith("client secret")]
+    assert told == ([(f"client secret ends on {ends:%Y-%m-%d} (10 days)", "warning")] if may_read else [])
 
 
 async def test_password_at_microsofts_is_listed_with_the_dates_and_the_steps(shell: Shell) -> None:
