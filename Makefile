@@ -1,6 +1,6 @@
 # Every target makes what it needs: the virtual environment, pinned dependencies, a broker of its own.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-adapters test-e2e test-containers lint format types check schemas lock load clean
+.PHONY: help install demo test test-unit test-adapters test-e2e test-containers chaos lint format types check schemas lock load clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
@@ -16,8 +16,8 @@ install: .venv/.installed ## make .venv with the pinned requirements
 demo: install ## see the main job work, on this machine, with nothing of yours
 	@$(BIN)/postlane demo $(if $(YES),--yes)
 
-test: install ## all tests but those that need a Docker engine
-	$(PYTEST) -m "not container" -n 2 --dist loadgroup
+test: install ## all tests but those that need a Docker engine or minutes of faults
+	$(PYTEST) -m "not container and not chaos" -n 2 --dist loadgroup
 
 test-unit: install ## pure decisions only: no broker, no sockets
 	$(PYTEST) tests/unit -n 2
@@ -30,6 +30,9 @@ test-e2e: install ## whole workers, as an operator runs them
 
 test-containers: install ## the worker image and RabbitMQ 4 in containers (needs a Docker engine; starts one if it may)
 	deploy/images/with-engine $(PYTEST) tests/containers tests/adapters -m container
+
+chaos: install ## a broker cluster that loses its leader under load
+	$(PYTEST) tests/chaos -m chaos
 
 lint: install ## ruff and the layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

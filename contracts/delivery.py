@@ -27,6 +27,7 @@ class DeliveryStatus(StrEnum):
     IN_DOUBT = "in_doubt"
     CANCELLED = "cancelled"
     RESOLVED = "resolved"
+    EXPANDED = "expanded"
 
     @property
     def final(self) -> bool:
@@ -121,5 +122,9 @@ class Result(Contract):
     received_at: AwareDatetime
     occurred_at: AwareDatetime
     next_attempt_at: AwareDatetime | None = None
+    expanded_into: Annotated[
+        int | None,
+        Field(ge=1, description="a mass mail became so many mails, <id>/1 and on; each has results of its own"),
+    ] = None
     reason: Reason | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)

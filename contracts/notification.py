@@ -21,16 +21,21 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from contracts.address import AddrSpec, parse
 from contracts.headers import check_custom_header
 from contracts.model import BodyText, Contract, HeaderText, Identifier, PartName, TenantName
+from contracts.recipients import split
 
 NOTIFICATION_TYPE = "postlane.notification.v1"
 MAX_RECIPIENTS = 1000
 MAX_METADATA = 4096  # octets of JSON
+MAX_DATA = 256 * 1024  # octets of JSON
+_MAX_LIST = MAX_RECIPIENTS * 320  # characters of a recipient list in one string
+MASS = "mass"  # the category of which every recipient gets a mail of their own
 
 
 class Priority(StrEnum):
@@ -149,8 +154,27 @@ class Attachment(Contract):
         return _from_base64(self.content) if self.content is not None else b""
 
 
+def _people(most: int) -> FieldInfo:
+    """A list of recipients, which may also come as one string."""
+    as_text = {"type": "string", "description": "one string with `;` or `,` between the addresses"}
+
+    def either(schema: dict[str, Any]) -> None:
+        array = {key: schema.pop(key) for key in ("type", "items", "maxItems")}
+        schema["anyOf"] = [array, as_text]
+
+    return Field(max_length=most, json_schema_extra=either)  # type: ignore[no-any-return]
+
+
+def _somebody_in(field: str) -> JsonValue:
+    return {"required": [field], "properties": {field: {"minItems": 1, "minLength": 1}}}
+
+
 class Notification(Contract):
-    """One mail that a producer wants sent, whoever will send it."""
+    """One mail that a producer wants sent, whoever will send it.
+
+    What it says is given by subject and text or html, or by a template of the workers', or by the rule that the workers
+    have for an event. A rule fills in what is left out and changes nothing that is given.
+    """
 
     type: Annotated[Literal["postlane.notification.v1"], Field(description="names schema and version")]
     id: Annotated[
@@ -180,13 +204,36 @@ class Notification(Contract):
         Field(description="send through this mailbox and no other"),
     ] = None
     sender: Annotated[Address | None, Field(alias="from", description="left out: the address of the mailbox")] = None
-    reply_to: Annotated[tuple[Address, ...], Field(max_length=20)] = ()
-    to: Annotated[tuple[Address, ...], Field(max_length=MAX_RECIPIENTS)] = ()
-    cc: Annotated[tuple[Address, ...], Field(max_length=MAX_RECIPIENTS)] = ()
-    bcc: Annotated[tuple[Address, ...], Field(max_length=MAX_RECIPIENTS)] = ()
-    subject: Annotated[HeaderText, Field(min_length=1, max_length=998)]
+    reply_to: Annotated[tuple[Address, ...], _people(20)] = ()
+    to: Annotated[tuple[Address, ...], _people(MAX_RECIPIENTS)] = ()
+    cc: Annotated[tuple[Address, ...], _people(MAX_RECIPIENTS)] = ()
+    bcc: Annotated[tuple[Address, ...], _people(MAX_RECIPIENTS)] = ()
+    subject: Annotated[
+        HeaderText | None, Field(min_length=1, max_length=998, description="may be left out with template or event")
+    ] = None
     text: BodyText | None = None
     html: BodyText | None = None
+    event: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,99}$"),
+        Field(
+            description="what happened; the workers' rule for it gives what is left out: template, mailbox, recipients",
+            examples=["approval.requested"],
+        ),
+    ] = None
+    template: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+        Field(description="name of a template of the workers', in place of text and html", examples=["approval"]),
+    ] = None
+    locale: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,4}$"),
+        Field(description="language tag (BCP 47); the nearest that the template has is taken", examples=["cs-CZ"]),
+    ] = None
+    data: Annotated[
+        dict[str, JsonValue], Field(description="what the template's placeholders stand for, at most 256 KiB of JSON")
+    ] = Field(default_factory=dict)
     attachments: Annotated[tuple[Attachment, ...], Field(max_length=100)] = ()
     headers: Annotated[
         dict[str, HeaderText], Field(max_length=50, description="X-…, List-… and a few more; others are refused")
@@ -204,17 +251,28 @@ class Notification(Contract):
     model_config = ConfigDict(
         json_schema_extra={
             "allOf": [
-                {"anyOf": [{"required": ["text"]}, {"required": ["html"]}]},
+                {"anyOf": [{"required": [field]} for field in ("text", "html", "template", "event")]},
+                {"anyOf": [{"required": [field]} for field in ("subject", "template", "event")]},
                 {
                     "anyOf": [
-                        {"required": [field], "properties": {field: {"minItems": 1}}} for field in ("to", "cc", "bcc")
+                        *[_somebody_in(field) for field in ("to", "cc", "bcc")],
+                        {"required": ["event"]},
                     ]
                 },
             ]
         }
     )
 
-    @field_validator("to", "cc", "bcc", "reply_to", "attachments", mode="before")
+    @field_validator("to", "cc", "bcc", "reply_to", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if len(value) > _MAX_LIST:
+                raise ValueError(f"is longer than {_MAX_LIST} characters")
+            value = split(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("attachments", mode="before")
     @classmethod
     def _array(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -231,26 +289,35 @@ class Notification(Contract):
     @field_validator("metadata")
     @classmethod
     def _echoable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        try:
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except ValueError as error:
-            raise ValueError("contains a number that JSON cannot express") from error
-        if len(text.encode()) > MAX_METADATA:
-            raise ValueError(f"is larger than {MAX_METADATA} octets of JSON")
-        return value
+        return _bounded(value, MAX_METADATA)
+
+    @field_validator("data")
+    @classmethod
+    def _fillable(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return _bounded(value, MAX_DATA)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        self._check_content()
         recipients = len(self.to) + len(self.cc) + len(self.bcc)
-        if not recipients:
+        if not recipients and self.event is None:
             raise ValueError("needs at least one recipient in to, cc or bcc")
         if recipients > MAX_RECIPIENTS:
             raise ValueError(f"has {recipients} recipients; at most {MAX_RECIPIENTS} are allowed")
-        if self.text is None and self.html is None:
-            raise ValueError("needs text or html")
         if self.not_before and self.expires_at and self.expires_at <= self.not_before:
             raise ValueError("expires before it may be sent")
         return self
+
+    def _check_content(self) -> None:
+        written = self.text is not None or self.html is not None
+        if not written and self.template is None and self.event is None:
+            raise ValueError("needs text or html")
+        if written and self.template is not None:
+            raise ValueError("needs either a template or text and html of its own, not both")
+        if self.subject is None and self.template is None and self.event is None:
+            raise ValueError("needs a subject")
+        if self.template is None and self.event is None and (self.locale is not None or self.data):
+            raise ValueError("has locale or data, which only a template or an event makes use of")
 
     def recipients(self) -> Iterator[Address]:
         """Every recipient, visible ones first, in the order given, doubles included."""
@@ -261,6 +328,16 @@ class Notification(Contract):
     def expired(self, now: datetime) -> bool:
         """Whether sending it at `now` would be too late."""
         return self.expires_at is not None and now >= self.expires_at
+
+
+def _bounded(value: dict[str, JsonValue], most: int) -> dict[str, JsonValue]:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("contains a number that JSON cannot express") from error
+    if len(text.encode()) > most:
+        raise ValueError(f"is larger than {most} octets of JSON")
+    return value
 
 
 def _from_base64(text: str) -> bytes:

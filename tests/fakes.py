@@ -15,6 +15,7 @@ from worker.domain.mailbox import Mailbox
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict
+from worker.domain.wording import Order, Overdue, Rule, Unreadable, Unrenderable, Wording, rule_for
 from worker.events import Event
 from worker.ports import (
     Admission,
@@ -253,6 +254,29 @@ class FakeFiles:
         return [
             each.inline_bytes() if each.reference is None else self.contents[each.reference] for each in attachments
         ]
+
+
+@dataclass
+class FakeTemplates:
+    """Answers as it is told.
+
+    Attributes:
+        orders: all that was to be written.
+    """
+
+    rules: list[Rule] = field(default_factory=list)
+    away: Unreadable | None = None
+    answer: Wording | Unrenderable | Unreadable | Overdue = field(
+        default_factory=lambda: Wording("en", "A subject", "A text.", "<p>A text.</p>")
+    )
+    orders: list[Order] = field(default_factory=list)
+
+    async def rule(self, event: str, tenant: str) -> Rule | Unreadable | None:
+        return self.away or rule_for(event, tenant, self.rules)
+
+    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable | Overdue:
+        self.orders.append(order)
+        return self.answer
 
 
 @dataclass

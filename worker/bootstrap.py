@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from worker import mailbox_file
 from worker.attachments.directory import AttachmentDirectory
@@ -26,7 +27,8 @@ from worker.oauth.expiry import review
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
-from worker.ports import Observe, Store
+from worker.ports import Observe, Store, Tokens
+from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -34,6 +36,7 @@ from worker.store.memory import MemoryGate, MemoryLedger
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
+from worker.templates.renderer import NoTemplates, Renderer
 
 _DAY = 24 * 3600.0  # seconds
 
@@ -122,7 +125,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
         kept = hooks.store(await stack.enter_async_context(store(settings)))
-        courier = _courier(settings, mailboxes, kept, observe, stack)
+        tokens = msal_tokens(settings, observe)
+        stack.callback(tokens.close)
+        courier = _courier(settings, mailboxes, kept, tokens, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -133,7 +138,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             broker_address(settings), topology(settings), courier.deliver, kept, options, observe, random.random
         )
         if settings.health.port:
-            await stack.enter_async_context(_health(settings, worker, metrics))
+            servers = Health(lambda: mailboxes.mailboxes, partial(look, tokens=tokens), _now)
+            stack.push_async_callback(servers.close)
+            await stack.enter_async_context(_health(settings, worker, metrics, servers))
         await stack.enter_async_context(_reviewing(mailboxes, observe))
         yield App(worker, mailboxes)
 
@@ -155,13 +162,15 @@ async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[No
         task.cancel()
 
 
-def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Observe, stack: AsyncExitStack) -> Courier:
-    tokens = msal_tokens(settings, observe)
-    stack.callback(tokens.close)
+def _courier(
+    settings: Settings, mailboxes: Directory, kept: Store, tokens: Tokens, observe: Observe, stack: AsyncExitStack
+) -> Courier:
     smtp = SmtpTransport(tokens, timeouts(settings), observe)
     stack.push_async_callback(smtp.close)
     graph = GraphTransport(tokens, graph_timeouts(settings))
     stack.push_async_callback(graph.close)
+    wordings = templates(settings)
+    stack.push_async_callback(wordings.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
@@ -170,8 +179,9 @@ def _courier(settings: Settings, mailboxes: Directory, kept: Store, observe: Obs
         gate=MemoryGate(),
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
+        templates=wordings,
         policy=_retry_policy(settings),
-        clock=lambda: datetime.now(UTC),
+        clock=_now,
         dice=random.random,
         observe=observe,
         max_octets=settings.worker.max_message_octets,
@@ -192,6 +202,16 @@ def msal_tokens(settings: Settings, observe: Observe) -> MsalTokens:
     return MsalTokens(observe, settings.oauth.timeout_seconds, vault(settings))
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def templates(settings: Settings) -> Renderer | NoTemplates:
+    """What makes mails of templates; to be closed."""
+    directory = settings.templates.directory
+    return Renderer(directory, os.environ) if directory is not None else NoTemplates()
+
+
 def _retry_policy(settings: Settings) -> RetryPolicy:
     retry = settings.retry
     return RetryPolicy(
@@ -203,7 +223,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 @asynccontextmanager
-async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> AsyncIterator[None]:
+async def _health(settings: Settings, worker: Worker, metrics: Metrics, servers: Health) -> AsyncIterator[None]:
     def checks() -> dict[str, str]:
         return {"broker": worker.unready or "ok"}
 
@@ -211,7 +231,7 @@ async def _health(settings: Settings, worker: Worker, metrics: Metrics) -> Async
         listening = http.bound(settings.health.host, settings.health.port)
     except http.CannotListen as error:
         raise SettingsError(f"POSTLANE_HEALTH__PORT: {error}. Choose another port, or 0 for none.") from error
-    async with http.serving(health.application(checks, metrics.exposition), listening):
+    async with http.serving(health.application(checks, metrics.exposition, servers.all), listening):
         yield
 
 

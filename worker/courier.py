@@ -19,17 +19,20 @@ from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus
 from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
-from worker.domain import report
+from worker.domain import mass, report
 from worker.domain.carry import pack, unpack
 from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
     Acknowledge,
     Decision,
+    Split,
     Trial,
     WaitUntil,
     after_attempt,
     again,
+    expand,
     expire,
+    put_off,
     puzzle,
     refuse,
     reject,
@@ -50,6 +53,16 @@ from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppr
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
 from worker.domain.verdict import Action, Row, Scope, Verdict
+from worker.domain.wording import (
+    Overdue,
+    Unreadable,
+    Unrenderable,
+    Wording,
+    filled,
+    ordered,
+    refusal_of,
+    worded,
+)
 from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
@@ -70,6 +83,7 @@ from worker.ports import (
     Recalled,
     Register,
     Settlement,
+    Templates,
     Transport,
     Underway,
     Waiting,
@@ -109,6 +123,7 @@ class Courier:
     gate: Gate
     transports: Mapping[type[Endpoint], Transport]
     files: Files
+    templates: Templates
     policy: RetryPolicy
     clock: Clock
     dice: Dice
@@ -143,7 +158,7 @@ class Courier:
         key = _key(notification)
         match await self.ledger.claim(key, digest(notification), progress, now):
             case Finished(results, further, told):
-                repeated = again(key, results, further, told=told, own_copy=bool(intake.carry))
+                repeated = again(key, notification, results, further, told=told, own_copy=bool(intake.carry))
                 return _packed(repeated, notification)
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN), intake.carry)
@@ -160,10 +175,7 @@ class Courier:
         """Deliver a claimed notification and record what came of it, before anybody is told."""
         handover = _Handover(self.ledger, claimed, self.observe)
         try:
-            if doubtful and case.notification.on_doubt is OnDoubt.HOLD:
-                decision = puzzle(case, _CRASHED, _open(case))
-            else:
-                decision = await self._due(_with_doubts(case) if doubtful else case, handover)
+            decision = await self._addressed(case, handover, doubtful=doubtful)
         except Exception as error:  # noqa: BLE001 - the boundary: a bug must not become a loop of redeliveries
             self.observe(Crashed("courier", case.notification.id, error))
             conclude, bug = (puzzle, _BUG_AFTER) if handover.begun or doubtful else (refuse, _BUG_BEFORE)
@@ -199,7 +211,8 @@ class Courier:
             case Underway():
                 return Decision((), WaitUntil(now + _LOOK_AGAIN))
             case Finished(results=results):
-                return Decision(results, Acknowledge())
+                parts = mass.cancellations(wish, results[-1].expanded_into or 0)
+                return Decision(results, Split(parts) if parts else Acknowledge())
             case Recalled(claimed, last):
                 cancelled = report.cancelled(wish, properties, last, now)
                 settlement = Settlement(claimed.progress, (cancelled,), None, properties.reply_to)
@@ -207,6 +220,31 @@ class Courier:
                 if to_tell is None:
                     return Decision((), WaitUntil(now + _LOOK_AGAIN))
                 return Decision(to_tell, Acknowledge(), key=claimed.key)
+
+    async def _addressed(self, case: Case, handover: _Handover, *, doubtful: bool) -> Decision:
+        """Fill in what an event's rule gives, and go on with that."""
+        notification = case.notification
+        if notification.event is not None:
+            match await self._by_rule(case, notification.event):
+                case Decision() as ended:
+                    return puzzle(case, _CRASHED, _open(case)) if doubtful else ended
+                case Notification() as notification:
+                    case = replace(case, notification=notification)
+        if doubtful and notification.on_doubt is OnDoubt.HOLD:
+            return puzzle(case, _CRASHED, _open(case))
+        return await self._due(_with_doubts(case) if doubtful else case, handover)
+
+    async def _by_rule(self, case: Case, event: str) -> Notification | Decision:
+        notification = case.notification
+        match await self.templates.rule(event, notification.tenant):
+            case Unreadable() as away:
+                return put_off(case, refusal_of(away), self.policy, _open(case), self.dice())
+            case rule:
+                whole = filled(notification, rule)
+        if isinstance(whole, Refusal):
+            return refuse(case, whole, _open(case))
+        forbidden = authorise(whole, case.properties, self.directory, by_rule=True)
+        return refuse(case, forbidden, _open(case)) if forbidden else whole
 
     async def _due(self, case: Case, handover: _Handover) -> Decision:
         notification = case.notification
@@ -255,12 +293,19 @@ class Courier:
             return refuse(case, refused, _open(case))
         if suppressed(mailbox, restraint):
             return suppress(case, chosen, _open(case))
+        if mass.to_many(case.notification):
+            return expand(case)
+        trial = Trial(case, chosen, self.policy, _open(case), None, case.now, self.dice())
+        found = await self._worded(trial)
+        if isinstance(found, Decision):
+            return found
+        case = replace(case, notification=found)
         sent = outgoing(case.notification, chosen, restraint, _open(case))
         if isinstance(sent, Refusal):
             return refuse(case, sent, _open(case))
         case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice())
+        trial = replace(trial, case=case, route=sent.route, tried=sent.tried)
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
@@ -268,6 +313,22 @@ class Courier:
                 return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
                 return await self._admitted(trial, sent, envelope, admission, handover)
+
+    async def _worded(self, trial: Trial) -> Notification | Decision:
+        """The notification with the words that its template gives it, or what follows where there are none."""
+        case = trial.case
+        order = ordered(case.notification)
+        if order is None:
+            return case.notification
+        match await self.templates.render(order):
+            case Wording() as wording:
+                return worded(case.notification, wording)
+            case Unrenderable() as fault:
+                return refuse(case, refusal_of(fault), trial.tried)
+            case Unreadable() as away:
+                return put_off(case, refusal_of(away), self.policy, trial.tried, trial.dice)
+            case Overdue():
+                return while_busy(trial)
 
     async def _admitted(
         self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
@@ -398,7 +459,10 @@ def _key(notification: Notification) -> Key:
 
 def digest(notification: Notification) -> str:
     """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
-    content = {**notification.model_dump(mode="json"), "tenant": notification.tenant.lower()}
+    said = notification.model_dump(
+        mode="json", exclude_defaults=True
+    )  # a field that comes to the contract changes none
+    content = {**said, "tenant": notification.tenant.lower()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ A secret may stand in the file, in a file of its own (`…_file`) or in an envir
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,15 +70,6 @@ _OFFICE365 = {"port": 587, "tls": "starttls", "connections": 1}
 _OFFICE365_LIMITS = {"connections": 3, "per_minute": 30, "recipients_per_day": 10_000}
 
 
-def _address(text: str) -> str:
-    return str(parse(text))
-
-
-def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Each `name@domain` or `*@domain`, with the domain in ASCII."""
-    return tuple(f"*@{parse('x' + text[1:]).domain}" if text.startswith("*@") else str(parse(text)) for text in texts)
-
-
 def _domain(text: str) -> str:
     """`domain` or `*.domain`, in ASCII."""
     if "@" in text:
@@ -86,12 +78,32 @@ def _domain(text: str) -> str:
     return f"{below}{parse(f'x@{text.removeprefix(below)}').domain}"
 
 
+def _address(text: str) -> str:
+    parse(text)
+    return text
+
+
+def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        _sender(text)
+    return texts
+
+
+def _host(text: str) -> str:
+    """A name or an address, without a port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    bare = text.strip("[]")
+    if not bare or re.search(r"[\s/@]", bare) or (":" in bare and bare.count(":") == 1):
+        raise ValueError("must be a host name or an IP address; the port is a key of its own")
+    return text
+
+
 AddressText = Annotated[str, AfterValidator(_address)]
 Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
 DomainText = Annotated[str, AfterValidator(_domain)]
-HostText = Annotated[
-    str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|[^\s:;/\\]+)$")
-]
 Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -247,7 +259,7 @@ class _Mailbox(_Table):
     limits: _Limits = _Limits()
     preset: Literal["office365"] | None = None
     cloud: CloudName = CloudName.GLOBAL
-    host: HostText | None = None
+    host: Annotated[str, AfterValidator(_host)] | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
     helo: Annotated[
@@ -403,7 +415,7 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
         file = _File.model_validate(tree)
         return _directory(file, environment)
     except ValidationError as error:
-        # Without its cause, whose text repeats what stands in the file, secrets included.
+        # Without its cause, which shows the values that it refuses.
         raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from None
     except ValueError as error:
         raise MailboxFileError(f"{path}: {error}") from None
@@ -417,7 +429,9 @@ def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
         if file.tenants is not None
         else None,
         producers={
-            item.user: Producer(item.user, _lower(item.tenants), frozenset(item.categories), frozenset(item.senders))
+            item.user: Producer(
+                item.user, _lower(item.tenants), frozenset(item.categories), frozenset(map(_sender, item.senders))
+            )
             for item in file.producers
         }
         if file.producers is not None
@@ -454,7 +468,7 @@ def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mail
             endpoint=first,
             further=tuple(further),
             tenants=_lower(table.tenants),
-            senders=frozenset(table.senders),
+            senders=frozenset(map(_sender, table.senders)),
             sites=_lower(table.sites) if table.sites is not None else None,
             components=_lower(table.components) if table.components is not None else None,
             rank=table.priority,
@@ -600,6 +614,13 @@ def _secret(
         where = f"file {file}" if file is not None else f"variable {variable}" if variable is not None else "value"
         raise ValueError(f"{what}: the {where} is empty")
     return value
+
+
+def _sender(text: str) -> str:
+    """`name@domain` or `*@domain`, with the domain in ASCII."""
+    if text.startswith("*@"):
+        return f"*@{parse('x' + text[1:]).domain}"
+    return str(parse(text))
 
 
 def _ascii_host(host: str) -> str:

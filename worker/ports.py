@@ -14,6 +14,7 @@ from worker.domain.envelope import Envelope
 from worker.domain.mailbox import Mailbox, OAuth
 from worker.domain.message import OutgoingMessage
 from worker.domain.verdict import Verdict
+from worker.domain.wording import Order, Overdue, Rule, Unreadable, Unrenderable, Wording
 from worker.events import Event
 
 Clock = Callable[[], datetime]
@@ -335,6 +336,16 @@ class Files(Protocol):
         Raises:
             FileMissing: a reference leads nowhere, or not to what was announced.
         """
+
+
+class Templates(Protocol):
+    """What mails say where their producer left that to us."""
+
+    async def rule(self, event: str, tenant: str) -> Rule | Unreadable | None:
+        """The rule for an event of a tenant, as it stands now; None if there is none."""
+
+    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable | Overdue:
+        """What a template comes to with these data, within a bounded time whatever the template does."""
 
 
 class FileMissing(Exception):  # noqa: N818 - reads as the sentence it stands for

@@ -156,6 +156,15 @@ class AttachmentsSettings(_Section):
     )
 
 
+class TemplatesSettings(_Section):
+    """What mails say where their producer leaves that to us."""
+
+    directory: Annotated[
+        Path | None,
+        Field(description="directory with templates and rules.toml; not set: notifications bring their own text"),
+    ] = None
+
+
 class HealthSettings(_Section):
     """/livez, /readyz and /metrics."""
 
@@ -191,6 +200,7 @@ class Settings(BaseSettings):
     graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)
+    templates: TemplatesSettings = Field(default_factory=TemplatesSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 

@@ -35,9 +35,10 @@ def text(emulator: Emulator, login: str) -> str:
 
 
 def by_oauth(emulator: Emulator) -> str:
+    ca_file = emulator.certificates.ca_file.resolve()
     return (
         f'[mailboxes.box.oauth]\nauthority = "{emulator.token_url}/{TENANT_ID}"\nclient_id = "{CLIENT_ID}"\n'
-        f'client_secret = "emulated-client-secret"\nexpires = 2020-01-31\nca_file = "{emulator.certificates.ca_file.resolve()}"\n'
+        f'client_secret = "emulated-client-secret"\nexpires = 2020-01-31\nca_file = "{ca_file}"\n'
     )
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from contracts.address import parse
 from contracts.headers import check_custom_header
+from tests.factories import directory, mailbox, notification
+from worker.domain.mailbox import Directory, Rank, Tenant
 
 # U+2028 and U+2029 are the only signs outside category Cc that a header value must not have.
 _HEADER_ALPHABET = st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\u2028\u2029")
@@ -244,3 +246,52 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
 
 
 recipients = st.lists(addresses(), min_size=1, max_size=4).map(lambda found: list(dict.fromkeys(map(parse, found))))
+
+
+# ---------------------------------------------------------------- directories and what they must route
+
+_TENANTS = ["contoso", "fabrikam", "woodgrove"]
+_PARTS = ["x", "y"]
+MAILBOXES = ["a", "b", "c", "d"]
+_PURPOSES = ["invite", "mass", "password-reset"]
+_some = st.none() | st.frozensets(st.sampled_from(_PARTS))
+
+
+@st.composite
+def directories(draw: st.DrawFn) -> Directory:
+    names = draw(st.lists(st.sampled_from(MAILBOXES), unique=True))
+    mailboxes = [
+        mailbox(
+            name,
+            tenants=draw(st.frozensets(st.sampled_from(_TENANTS), max_size=2)),
+            sites=draw(_some),
+            components=draw(_some),
+            rank=draw(st.sampled_from(Rank)),
+            enabled=draw(st.booleans()),
+            purposes=draw(st.none() | st.frozensets(st.sampled_from(_PURPOSES))),
+            fallback_for=draw(st.just(frozenset()) | st.frozensets(st.sampled_from(_PURPOSES))),
+        )
+        for name in names
+    ]
+    return directory(
+        *mailboxes,
+        default=draw(st.sampled_from(names or [None])),
+        tenants=draw(
+            st.none()
+            | st.dictionaries(
+                st.sampled_from(_TENANTS), st.builds(Tenant, st.sampled_from([None, True, False]), st.booleans())
+            )
+        ),
+    )
+
+
+routed = st.builds(
+    lambda tenant, name, site, component, category: notification(
+        tenant=tenant, mailbox=name, site=site, component=component, category=category
+    ),
+    st.sampled_from([*_TENANTS, *map(str.upper, _TENANTS), "stranger"]),
+    st.sampled_from([None, *MAILBOXES]),
+    st.sampled_from([None, *_PARTS, "X"]),
+    st.sampled_from([None, *_PARTS]),
+    st.sampled_from(_PURPOSES),
+)

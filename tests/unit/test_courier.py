@@ -19,7 +19,7 @@ from contracts.cancellation import CANCELLATION_TYPE, Cancellation
 from contracts.delivery import DeliveryStatus, Result
 from contracts.wire import Properties, encode
 from tests.factories import JANA, NOON, OMAR, directory, document, mailbox, progress, verdict
-from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTransport, Journal
+from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTemplates, FakeTransport, Journal
 from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
@@ -48,6 +48,7 @@ class House:
     clock: Clock = field(default_factory=Clock)
     gate: FakeGate = field(default_factory=FakeGate)
     files: FakeFiles = field(default_factory=FakeFiles)
+    templates: FakeTemplates = field(default_factory=FakeTemplates)
     events: Events = field(default_factory=Events)
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class House:
             gate=self.gate,
             transports={SmtpEndpoint: self.transport},
             files=self.files,
+            templates=self.templates,
             policy=self.policy,
             clock=self.clock,
             dice=lambda: 0.5,

@@ -13,7 +13,7 @@ from hypothesis import given
 from pydantic import ValidationError
 
 from contracts.address import AddrSpec
-from contracts.notification import MAX_METADATA, Address, Notification, OnDoubt, Priority
+from contracts.notification import MAX_DATA, MAX_METADATA, Address, Notification, OnDoubt, Priority
 from contracts.wire import Properties, decode
 from tests.factories import NOON, document, notification
 from tests.unit.strategies import documents
@@ -50,6 +50,26 @@ def test_address_as_a_string_and_as_an_object_mean_the_same() -> None:
     assert short.to[0].spec == AddrSpec("jana", "contoso.com")
 
 
+def test_recipients_in_one_string_are_the_same_as_in_a_list() -> None:
+    text = notification(to='jana@x.de; "Novák, Omar" <omar@x.de>,', cc="eve@x.de", reply_to="help@x.de")
+    listed = notification(
+        to=["jana@x.de", {"address": "omar@x.de", "name": "Novák, Omar"}], cc=["eve@x.de"], reply_to=["help@x.de"]
+    )
+    assert text == listed
+
+
+def test_template_needs_neither_subject_nor_text() -> None:
+    fields = document(template="reset", locale="cs-CZ", data={"name": "Jana", "links": [{"url": "https://x.de"}]})
+    del fields["subject"], fields["text"]
+    sent = Notification.model_validate_json(json.dumps(fields))
+    assert (sent.template, sent.locale, sent.subject) == ("reset", "cs-CZ", None)
+
+
+def test_event_may_leave_everything_else_to_the_rule() -> None:
+    least = {"type": "postlane.notification.v1", "id": "e-1", "tenant": "contoso", "event": "approval.requested"}
+    assert Notification.model_validate_json(json.dumps(least)).data == {}
+
+
 def test_recipients_come_visible_first_and_with_doubles() -> None:
     sent = notification(bcc=["c@x.de"], cc=["b@x.de"], to=["a@x.de", "a@x.de"])
     assert [person.address for person in sent.recipients()] == ["a@x.de", "a@x.de", "b@x.de", "c@x.de"]
@@ -84,7 +104,10 @@ def test_notification_is_a_value_that_cannot_be_changed() -> None:
         pytest.param({"text": "a\0b"}, "text", "NUL", id="text-nul"),
         pytest.param({"html": "a\0b"}, "html", "NUL", id="html-nul"),
         pytest.param({"text": 5}, "text", "string", id="text-number"),
-        pytest.param({"to": "jana@contoso.com"}, "to", "tuple|array", id="to-is-no-list"),
+        pytest.param({"to": {"address": "jana@contoso.com"}}, "to", "tuple|array", id="to-is-no-list"),
+        pytest.param({"to": "jana@contoso.com; omar"}, "to.1.address", "has no @", id="to-in-one-string"),
+        pytest.param({"to": "a@x.de;" * 50_000}, "to", "longer than 320000", id="to-in-one-long-string"),
+        pytest.param({"to": ";"}, "", "at least one recipient", id="to-of-separators-only"),
         pytest.param({"to": ["jana"]}, "to.0.address", "has no @", id="to-address"),
         pytest.param({"to": [{"name": "Jana"}]}, "to.0.address", "required", id="to-without-address"),
         pytest.param(
@@ -107,6 +130,16 @@ def test_notification_is_a_value_that_cannot_be_changed() -> None:
         pytest.param({"expire_at": "2026-06-01T12:00:00Z"}, "expire_at", "not permitted", id="misspelt"),
         pytest.param({"to": []}, "", "at least one recipient", id="nobody"),
         pytest.param({"text": None}, "", "needs text or html", id="nothing-to-say"),
+        pytest.param({"subject": None}, "", "needs a subject", id="no-subject"),
+        pytest.param({"template": "approval"}, "", "not both", id="template-and-text"),
+        pytest.param({"template": "../x", "text": None}, "template", "pattern", id="template-path"),
+        pytest.param({"template": ".x", "text": None}, "template", "pattern", id="template-hidden"),
+        pytest.param({"event": "approval requested"}, "event", "pattern", id="event-form"),
+        pytest.param({"event": "e", "locale": "cs/CZ"}, "locale", "pattern", id="locale-form"),
+        pytest.param({"locale": "cs"}, "", "locale or data", id="locale-without-use"),
+        pytest.param({"data": {"a": 1}}, "", "locale or data", id="data-without-use"),
+        pytest.param({"event": "e", "data": {"a": "x" * MAX_DATA}}, "data", "larger than 262144", id="data-large"),
+        pytest.param({"template": "t", "text": None, "to": []}, "", "at least one recipient", id="template-for-nobody"),
         pytest.param(
             {"to": ["a@x.de"] * 400, "cc": ["b@x.de"] * 400, "bcc": ["c@x.de"] * 201}, "", "1001", id="1001-recipients"
         ),
@@ -123,7 +156,7 @@ def test_wrong_field_is_named_with_the_reason(fields: dict[str, Any], where: str
     assert re.search(complaint, found.get(where, f"no word on {where}: {found}"))
 
 
-@pytest.mark.parametrize("field", ["type", "id", "tenant", "subject"])
+@pytest.mark.parametrize("field", ["type", "id", "tenant"])
 def test_missing_field_is_named(field: str) -> None:
     fields = document()
     del fields[field]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from contracts.delivery import Because
 from contracts.notification import Notification
 from tests.factories import NOON, directory, mailbox, notification, verdict
+from tests.unit.strategies import MAILBOXES, directories, routed
 from worker.domain.mailbox import Directory, Mailbox, Rank, Tenant
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, pool, presented, route, scope_of
 from worker.domain.verdict import Action
@@ -332,52 +333,7 @@ def test_only_a_fall_back_changes_the_sender() -> None:
 
 # ---------------------------------------------------------------- whatever is configured
 
-TENANTS = ["contoso", "fabrikam", "woodgrove"]
-PARTS = ["x", "y"]
-NAMES = ["a", "b", "c", "d"]
-PURPOSES = ["invite", "mass", "password-reset"]
-some = st.none() | st.frozensets(st.sampled_from(PARTS))
-
-
-@st.composite
-def directories(draw: st.DrawFn) -> Directory:
-    names = draw(st.lists(st.sampled_from(NAMES), unique=True))
-    mailboxes = [
-        mailbox(
-            name,
-            tenants=draw(st.frozensets(st.sampled_from(TENANTS), max_size=2)),
-            sites=draw(some),
-            components=draw(some),
-            rank=draw(st.sampled_from(Rank)),
-            enabled=draw(st.booleans()),
-            purposes=draw(st.none() | st.frozensets(st.sampled_from(PURPOSES))),
-            fallback_for=draw(st.just(frozenset()) | st.frozensets(st.sampled_from(PURPOSES))),
-        )
-        for name in names
-    ]
-    return directory(
-        *mailboxes,
-        default=draw(st.sampled_from(names or [None])),
-        tenants=draw(
-            st.none()
-            | st.dictionaries(
-                st.sampled_from(TENANTS), st.builds(Tenant, st.sampled_from([None, True, False]), st.booleans())
-            )
-        ),
-    )
-
-
-notifications = st.builds(
-    lambda tenant, name, site, component, category: notification(
-        tenant=tenant, mailbox=name, site=site, component=component, category=category
-    ),
-    st.sampled_from([*TENANTS, *map(str.upper, TENANTS), "stranger"]),
-    st.sampled_from([None, *NAMES]),
-    st.sampled_from([None, *PARTS, "X"]),
-    st.sampled_from([None, *PARTS]),
-    st.sampled_from(PURPOSES),
-)
-outages = st.frozensets(st.sampled_from(NAMES)).map(lambda names: dict.fromkeys(names, DOWN))
+outages = st.frozensets(st.sampled_from(MAILBOXES)).map(lambda names: dict.fromkeys(names, DOWN))
 
 
 def carrier(found: Route | Refusal | Wait) -> Mailbox | None:
@@ -392,7 +348,7 @@ def carrier(found: Route | Refusal | Wait) -> Mailbox | None:
 
 
 @settings(max_examples=500)
-@given(notifications, directories(), outages)
+@given(routed, directories(), outages)
 def test_no_mail_ever_leaves_through_the_server_of_another_scope(
     sent: Notification, known: Directory, down: dict[str, Unavailable]
 ) -> None:
@@ -406,7 +362,7 @@ def test_no_mail_ever_leaves_through_the_server_of_another_scope(
 
 
 @settings(max_examples=500)
-@given(notifications, directories(), outages)
+@given(routed, directories(), outages)
 def test_scope_with_a_server_never_gets_the_default_or_a_fall_back(
     sent: Notification, known: Directory, down: dict[str, Unavailable]
 ) -> None:
@@ -417,7 +373,7 @@ def test_scope_with_a_server_never_gets_the_default_or_a_fall_back(
 
 
 @settings(max_examples=300)
-@given(notifications, directories(), outages)
+@given(routed, directories(), outages)
 def test_outages_change_when_and_through_which_of_its_own_but_never_whose_server(
     sent: Notification, known: Directory, down: dict[str, Unavailable]
 ) -> None:
@@ -428,14 +384,14 @@ def test_outages_change_when_and_through_which_of_its_own_but_never_whose_server
         assert one.tenants & other.tenants or one.tenants == other.tenants or one.fallback_for
 
 
-@given(notifications, directories(), outages)
+@given(routed, directories(), outages)
 def test_named_mailbox_is_that_one_or_none(sent: Notification, known: Directory, down: dict[str, Unavailable]) -> None:
     chosen = carrier(route(sent, known, down.get))
     if sent.mailbox is not None and chosen is not None:
         assert chosen.name == sent.mailbox
 
 
-@given(notifications, directories(), outages)
+@given(routed, directories(), outages)
 def test_what_is_switched_off_or_unavailable_is_never_taken(
     sent: Notification, known: Directory, down: dict[str, Unavailable]
 ) -> None:
@@ -445,7 +401,7 @@ def test_what_is_switched_off_or_unavailable_is_never_taken(
         assert found.mailbox.name not in down
 
 
-@given(notifications, directories())
+@given(routed, directories())
 def test_tenant_that_may_not_use_the_platforms_mailboxes_gets_fall_backs_at_most(
     sent: Notification, known: Directory
 ) -> None:
@@ -455,14 +411,14 @@ def test_tenant_that_may_not_use_the_platforms_mailboxes_gets_fall_backs_at_most
         assert sent.tenant.lower() in found.mailbox.tenants
 
 
-@given(notifications, directories())
+@given(routed, directories())
 def test_mass_mail_never_leaves_through_the_default(sent: Notification, known: Directory) -> None:
     chosen = carrier(route(sent, known))
     if sent.category == "mass" and chosen is not None and not chosen.tenants and not chosen.fallback_for:
         assert chosen.name != known.default
 
 
-@given(notifications)
+@given(routed)
 def test_scope_is_compared_in_lower_case(sent: Notification) -> None:
     scope = scope_of(sent)
     assert str(scope) == str(scope).lower()

@@ -190,7 +190,7 @@ def test_mutated_notification_is_read_or_refused_and_never_raises(
         pytest.param('{"a":"\n"}', "body", "is not JSON", id="raw-newline"),
         pytest.param(text_of(to=["nobody"]), "to[0].address", "has no @", id="address"),
         pytest.param(text_of(subjekt="x"), "subjekt", "is not a field of this message", id="unknown-field"),
-        pytest.param(text_of(subject=None), "subject", "string", id="null-for-text"),
+        pytest.param(text_of(tenant=None), "tenant", "string", id="null-for-text"),
         pytest.param(text_of(to=[]), "notification", "needs at least one recipient", id="nobody"),
     ],
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, InvalidFrameError, ProbableAuthenticationError
+from aiormq.exceptions import ChannelAccessRefused
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
@@ -119,6 +120,10 @@ def explained(error: BaseException, address: BrokerAddress) -> str:
             return (
                 f"{address}: the broker does not let us into the virtual host {address.vhost!r}: it does not exist, "
                 "this user has no permissions there, or its limit of connections is reached"
+            )
+        case ChannelAccessRefused() if "configure access to queue" in str(cause):
+            return (
+                f"{address}: {cause}. RabbitMQ 4.3 and later want that right for a look at a queue: take another login"
             )
         case TimeoutError():
             return f"{address} does not answer" + (f" ({cause})" if str(cause) else "")

@@ -83,6 +83,8 @@ def _parts(payload: bytes) -> Iterator[tuple[str, str, bytes]]:
                 size = 8
             case _:
                 size = 1
+        if at + size > len(payload):
+            raise IndexError(name)
         yield name, kind, payload[at : at + size]
         at += size
 

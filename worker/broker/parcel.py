@@ -6,6 +6,7 @@ A message that comes back from a wait queue was published by a worker, so the br
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractIncomingMessage
 from pamqp.encode import field_table
 
+from contracts.cancellation import Cancellation
 from contracts.delivery import Result
+from contracts.notification import Notification
 from contracts.wire import JSON, Properties, encode
 from worker.courier import Intake
 from worker.domain.decision import DeadLetter
@@ -78,7 +81,7 @@ def received(message: AbstractIncomingMessage, own_login: str) -> Parcel:
 
 def parked(message: AbstractIncomingMessage, parcel: Parcel, until: datetime, carry: str, login: str) -> Message:
     """The message as it goes into a wait queue: the same octets, our headers, a fresh AMQP id."""
-    ours = {NOT_BEFORE: int(until.timestamp() * 1000), CARRY: carry}
+    ours = {NOT_BEFORE: math.ceil(until.timestamp() * 1000), CARRY: carry}  # never early, not even by a fraction
     return _copy(message, parcel, ours, login)
 
 
@@ -101,6 +104,15 @@ def replayed(message: AbstractIncomingMessage, parcel: Parcel, body: bytes, carr
     """A dead letter on its way again, with the octets that it is to have now."""
     copy = _copy(message, parcel, {CARRY: carry}, login)
     copy.body, copy.body_size = body, len(body)
+    return copy
+
+
+def part(message: AbstractIncomingMessage, parcel: Parcel, content: Notification | Cancellation, login: str) -> Message:
+    """What a message is split into: its producer's word still, in other octets and under another id."""
+    copy = _copy(message, parcel, {CARRY: "", MESSAGE_ID: content.id}, login)
+    copy.body = encode(content)
+    copy.body_size = len(copy.body)
+    copy.content_type, copy.content_encoding, copy.type = JSON, None, content.type
     return copy
 
 

@@ -13,15 +13,16 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from contracts.cancellation import Cancellation
 from contracts.delivery import Result
+from contracts.notification import Notification
 from contracts.wire import decode
 from worker.broker.connection import BROKEN, BrokerAddress, cancelled, explained
 from worker.broker.link import Link, TopologyMissing, open_link
-from worker.broker.parcel import Parcel, buried, parked, received
+from worker.broker.parcel import Parcel, buried, parked, part, received
 from worker.broker.relay import relay
 from worker.broker.topology import Topology
 from worker.courier import Intake
 from worker.domain import report
-from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
+from worker.domain.decision import Acknowledge, DeadLetter, Decision, Split, WaitUntil
 from worker.events import (
     BrokerBlocked,
     BrokerDown,
@@ -41,6 +42,7 @@ Deliver = Callable[[Intake], Awaitable[Decision]]
 _FIRST_BACKOFF = 0.5  # seconds
 _LONGEST_BACKOFF = 15.0
 _STORE_DOWN = "the store is out of reach, so nothing may be sent: {}"
+_AT_ONCE = 50  # parts of a mass mail published together
 _WAIT_HERE = 1.5  # seconds up to which a message is kept in memory instead of being parked
 _HANG_UP_WITHIN = 1.0  # seconds
 _CANCELLED_WITHIN = 2.0
@@ -371,8 +373,15 @@ class Worker:
             case DeadLetter() as dead:
                 copy = buried(item.message, item.parcel, dead, decision.carry, item.link.login, _now())
                 await item.link.bury(copy, item.message.routing_key or "")
+            case Split(parts):
+                for begin in range(0, len(parts), _AT_ONCE):
+                    await asyncio.gather(*(self._part(item, each) for each in parts[begin : begin + _AT_ONCE]))
             case unknown:
                 assert_never(unknown)
+
+    async def _part(self, item: _Item, content: Notification | Cancellation) -> None:
+        copy = part(item.message, item.parcel, content, item.link.login)
+        await item.link.park(copy, item.message.routing_key or "", 0)
 
     async def _park(self, item: _Item, seconds: float, until: datetime, carry: str) -> None:
         copy = parked(item.message, item.parcel, until, carry, item.link.login)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import cancel, check, config, demo, emulator, health, office365, run, send, token, topology
+from worker.cli import cancel, check, config, demo, emulator, health, office365, route, run, send, token, topology
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command("run")(run.run)
 app.command("send")(send.send)
 app.command("cancel")(cancel.cancel)
 app.command("check")(check.check)
+app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)

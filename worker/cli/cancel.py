@@ -22,9 +22,9 @@ def cancel(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Take a notification back, if it has not been handed over yet.
+    """Take a notification back, if it has not been handed over yet; of a mass mail all parts that have not been.
 
-    Exit status: 0 cancelled, 1 too late (its result is shown), 2 wrong usage, 3 no answer in time.
+    Exit status: 0 cancelled (or its parts are being), 1 too late (its result is shown), 2 wrong usage, 3 no answer.
     """
     from worker import settings
 
@@ -52,4 +52,4 @@ async def _cancel(loaded: Settings, notification_id: str, tenant: str, timeout: 
     except BROKEN as error:
         raise Unusable(explained(error, bootstrap.broker_address(loaded))) from error
     typer.echo(result.model_dump_json(exclude_none=True) if as_json else line(result))
-    return 0 if result.status == "cancelled" else 1
+    return 0 if result.status in ("cancelled", "expanded") else 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contracts.notification import Notification
     from worker.settings import Settings
 
-_WELL = ("accepted", "handed_over")
+_WELL = ("accepted", "handed_over", "expanded")
 _NO_ANSWER = 3
 
 _To = Annotated[list[str] | None, typer.Option("--to", help="Recipient; repeatable.")]

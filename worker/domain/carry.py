@@ -2,6 +2,7 @@
 
 A message's properties must fit into one frame of 128 KiB together, whatever a thousand recipients' servers said; so
 recipients are named by their position, equal replies are written once, and long texts are cut before they break it.
+Those whom the message itself does not name, a rule's, are named by their address: the rule may change meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from contracts.address import AddrSpec
+from contracts.address import AddrSpec, parse
 from contracts.delivery import RecipientStatus
 from contracts.notification import Notification
 from worker.domain.delivery import Outcome, Progress
@@ -44,10 +45,12 @@ def unpack(packed: str, notification: Notification) -> Progress:
             first_seen=_moment(fields["first"]),
             attempts=int(fields["attempts"]),
             settled={
-                everybody[index]: Outcome(RecipientStatus(status), replies[said] if said is not None else None, verdict)
-                for index, status, said, verdict in fields["settled"]
+                _person(name, everybody): Outcome(
+                    RecipientStatus(status), replies[said] if said is not None else None, verdict
+                )
+                for name, status, said, verdict in fields["settled"]
             },
-            doubted=frozenset(everybody[index] for index in fields["doubted"]),
+            doubted=frozenset(_person(name, everybody) for name in fields["doubted"]),
             waits=int(fields["waits"]),
             told=str(fields["told"]),
             replays=int(fields.get("replays", 0)),
@@ -65,7 +68,7 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         if outcome.reply is not None:
             key = (outcome.reply.code, str(outcome.reply.enhanced or ""), bounded(outcome.reply.text, longest))
             said = replies.setdefault(key, len(replies))
-        settled.append([positions[rcpt], outcome.status, said, outcome.verdict])
+        settled.append([positions.get(rcpt, str(rcpt)), outcome.status, said, outcome.verdict])
     fields = {
         "first": progress.first_seen.isoformat(),
         "attempts": progress.attempts,
@@ -75,9 +78,13 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         "settled": settled,
         "replays": progress.replays,
         "slot": progress.slot.isoformat() if progress.slot else None,
-        "doubted": sorted(positions[rcpt] for rcpt in progress.doubted),
+        "doubted": sorted((positions.get(rcpt, str(rcpt)) for rcpt in progress.doubted), key=str),
     }
     return json.dumps(fields, separators=(",", ":"))
+
+
+def _person(name: int | str, everybody: Mapping[int, AddrSpec]) -> AddrSpec:
+    return parse(name) if isinstance(name, str) else everybody[name]
 
 
 def _moment(text: str) -> datetime:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from contracts.address import AddrSpec
+from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus, RecipientStatus, Result
-from contracts.notification import Priority
-from worker.domain import report, retry
+from contracts.notification import Notification, Priority
+from worker.domain import mass, report, retry
 from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
@@ -25,11 +26,13 @@ _DONE_WITH = frozenset(
         DeliveryStatus.SUPPRESSED,
         DeliveryStatus.CANCELLED,
         DeliveryStatus.RESOLVED,
+        DeliveryStatus.EXPANDED,
     }
 )
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
 _KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
+_PUT_OFF = timedelta(seconds=20)
 _NOTICED = timedelta(seconds=60)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
@@ -61,7 +64,14 @@ class DeadLetter:
     mailbox: str = ""
 
 
-Disposition = Acknowledge | WaitUntil | DeadLetter
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Publish these in its place, and only then let the broker forget it."""
+
+    parts: tuple[Notification | Cancellation, ...]
+
+
+Disposition = Acknowledge | WaitUntil | DeadLetter | Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,7 @@ class Decision:
     @property
     def progress(self) -> Progress | None:
         """What is settled so far, if the message lives on."""
-        return None if isinstance(self.disposition, Acknowledge) else self.disposition.progress
+        return None if isinstance(self.disposition, Acknowledge | Split) else self.disposition.progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +148,26 @@ def suppress(case: Case, chosen: Route, tried: Sequence[AddrSpec]) -> Decision:
 def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
     """Something went wrong that leaves open who has the mail: say so instead of guessing."""
     unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, refusal.kind) for rcpt in tried}
-    return _ended(report.refused(case, refusal, {**case.progress.settled, **unknown}), case.progress)
+    outcomes = {**case.progress.settled, **unknown}
+    return _ended(report.refused(case, refusal, outcomes, DeliveryStatus.IN_DOUBT), case.progress)
 
 
-def again(key: Key, results: tuple[Result, ...], progress: Progress, *, told: bool, own_copy: bool) -> Decision:
+def expand(case: Case) -> Decision:
+    """A mass mail: one part for each person, all of them published before the whole is forgotten."""
+    if refusal := mass.too_large(case.notification):
+        return refuse(case, refusal)
+    parts = mass.split(case.notification)
+    return Decision((report.expanded(case, len(parts), parts[-1].id),), Split(parts))
+
+
+def again(
+    key: Key, whole: Notification, results: tuple[Result, ...], progress: Progress, *, told: bool, own_copy: bool
+) -> Decision:
     """What is on record is the answer; what the worker that recorded it did not get done is done now.
 
     Args:
         key: of the notification.
+        whole: the notification.
         results: on record, the final one last.
         progress: what was settled.
         told: whether they were published and the message disposed of.
@@ -153,10 +175,26 @@ def again(key: Key, results: tuple[Result, ...], progress: Progress, *, told: bo
             may not have heard yet, so that is repeated all the same.
     """
     final = results[-1]
+    if not told and final.status is DeliveryStatus.EXPANDED:
+        return Decision(results, Split(mass.split(whole)), key=key)
     if not told:
         return replace(_ended(final, progress), results=results, key=key)
     silent = own_copy and final.status is not DeliveryStatus.CANCELLED
     return Decision(() if silent else results, Acknowledge())
+
+
+def put_off(case: Case, refusal: Refusal, policy: RetryPolicy, tried: Sequence[AddrSpec], dice: float) -> Decision:
+    """What it is written from cannot be had now: it waits, and no attempt is spent. The producer is told once."""
+    before, expires_at = case.progress, case.notification.expires_at
+    when = case.now + _PUT_OFF * (1 + dice)
+    if when >= due_since(case) + policy.horizon:
+        return refuse(case, refusal, tried)
+    when = min(when, expires_at) if expires_at else when
+    progress = replace(before, told=refusal.kind)
+    if before.told == refusal.kind:
+        return Decision((), WaitUntil(when, progress))
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, refusal.kind) for rcpt in tried}
+    return Decision((report.put_off(case, refusal, {**before.settled, **waiting}, when),), WaitUntil(when, progress))
 
 
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:

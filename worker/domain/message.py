@@ -77,7 +77,7 @@ def _head(notification: Notification, sender: Address, message_id: str, date: da
         addresses("To", notification.to) if notification.to else "",
         addresses("Cc", notification.cc) if notification.cc else "",
         "" if notification.to or notification.cc else "To: undisclosed-recipients:;\r\n",
-        unstructured("Subject", notification.subject),
+        unstructured("Subject", notification.subject or ""),
         structured("Message-ID", message_id),
         structured(ID_HEADER, notification.id),
         *_custom(notification),

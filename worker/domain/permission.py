@@ -11,9 +11,16 @@ from worker.domain.routing import Refusal
 
 
 def authorise(
-    notification: Notification | Cancellation, properties: Properties, directory: Directory
+    notification: Notification | Cancellation, properties: Properties, directory: Directory, *, by_rule: bool = False
 ) -> Refusal | None:
-    """Refuse what its producer had no right to publish; None if all is well."""
+    """Refuse what its producer had no right to publish; None if all is well.
+
+    Args:
+        notification: what it published.
+        properties: of the message.
+        directory: with the listed producers.
+        by_rule: what an event's rule gives is filled in; before that the category is not known.
+    """
     keyed = tenant_of(properties.routing_key)
     if keyed is not None and keyed.lower() != notification.tenant.lower():
         return Refusal(
@@ -24,7 +31,9 @@ def authorise(
         )
     if directory.producers is None:
         return None
-    return _of_listed(notification, properties.user_id, directory.producers.get(properties.user_id or ""))
+    if refusal := _of_listed(notification, properties.user_id, directory.producers.get(properties.user_id or "")):
+        return refusal if by_rule or refusal.field != "category" or not _left_to_a_rule(notification) else None
+    return None
 
 
 def _of_listed(
@@ -69,3 +78,12 @@ def _of_listed(
             "Leave out `from`, or add the address to `senders` of the producer in the mailboxes file.",
         )
     return None
+
+
+def _left_to_a_rule(notification: Notification | Cancellation) -> bool:
+    """Whether the category may come from an event's rule."""
+    return (
+        isinstance(notification, Notification)
+        and notification.event is not None
+        and "category" not in notification.model_fields_set
+    )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from contracts.address import AddrSpec, parse
 from contracts.delivery import RecipientStatus, Result
 from contracts.notification import Notification
+from contracts.recipients import split
 from contracts.wire import Malformed, Properties, decode
 from worker.domain.carry import unpack
 from worker.domain.delivery import Outcome, Progress
@@ -88,7 +89,8 @@ def prepare(
     if not even_in_doubt and any(outcome.status is RecipientStatus.IN_DOUBT for outcome in settled.values()):
         return Unfit("somebody may have it already: end the doubt first (postlane doubt resolve)")
     kept = {rcpt: outcome for rcpt, outcome in settled.items() if outcome.status in _TAKEN}
-    if {person.spec for person in notification.recipients()} <= kept.keys():
+    people = {person.spec for person in notification.recipients()}
+    if people and people <= kept.keys():  # an event's people are the rule's
         return Unfit("everybody has it already")
     return Replay(corrected, notification, Progress(first_seen=now, settled=kept, replays=before.replays + 1))
 
@@ -120,6 +122,8 @@ def _corrected(body: bytes, correction: Correction) -> bytes:
     if correction.mailbox:
         document["mailbox"] = correction.mailbox
     for name in ("to", "cc", "bcc"):
+        if isinstance(document.get(name), str):
+            document[name] = split(document[name])
         if isinstance(document.get(name), list):
             document[name] = [_renamed(person, correction.recipients or {}) for person in document[name]]
     return json.dumps(document, ensure_ascii=False).encode()

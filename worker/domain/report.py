@@ -14,6 +14,7 @@ from contracts.cancellation import Cancellation
 from contracts.delivery import DeliveryStatus, MailboxUsed, Problem, Reason, RecipientResult, RecipientStatus, Result
 from contracts.notification import Notification
 from contracts.wire import Malformed, Properties
+from worker.domain import mass
 from worker.domain.delivery import Outcome, Progress, overall
 from worker.domain.reply import bounded
 from worker.domain.routing import Refusal, Route
@@ -184,25 +185,45 @@ def due_since(case: Case) -> datetime:
     return max(case.progress.first_seen, not_before) if not_before else case.progress.first_seen
 
 
-def refused(case: Case, refusal: Refusal, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
+def refused(
+    case: Case,
+    refusal: Refusal,
+    outcomes: Mapping[AddrSpec, Outcome] = _NOBODY,
+    nobody: DeliveryStatus = DeliveryStatus.REJECTED,
+) -> Result:
     """The answer to a notification that is not to be sent, or no further.
 
     Args:
         case: what it is about.
         refusal: why.
         outcomes: of all recipients, if some have the mail already or may have it; else empty.
+        nobody: the status if nothing is known of anybody.
     """
-    return _result(
+    status = overall(outcomes) if outcomes else nobody
+    return _result(case, status, outcomes=outcomes, reason=_because(refusal))
+
+
+def put_off(case: Case, refusal: Refusal, outcomes: Mapping[AddrSpec, Outcome], when: datetime) -> Result:
+    """The answer to a notification that waits for something that is no fault of its own or its mailbox's."""
+    reason = _because(refusal)
+    return _result(case, DeliveryStatus.DEFERRED, outcomes=outcomes, reason=reason, next_attempt_at=when)
+
+
+def expanded(case: Case, parts: int, last_id: str) -> Result:
+    """The answer to a mass mail: from here on its parts have results of their own."""
+    notification = case.notification
+    result = _result(
         case,
-        overall(outcomes) if outcomes else DeliveryStatus.REJECTED,
-        outcomes=outcomes,
+        DeliveryStatus.EXPANDED,
+        outcomes=_NOBODY,
         reason=Reason(
-            kind=refusal.kind,
-            explanation=refusal.explanation,
-            remedy=refusal.remedy,
-            problems=(Problem(field=refusal.field, problem=refusal.explanation),),
+            kind="mass",
+            explanation=f"It became {parts} mails, one for each recipient, with ids up to {last_id}; "
+            "each has results of its own.",
+            remedy=f"To stop those that are not sent yet: postlane cancel {notification.id}",
         ),
     )
+    return result.model_copy(update={"expanded_into": mass.places(notification)})
 
 
 def expired(case: Case, outcomes: Mapping[AddrSpec, Outcome] = _NOBODY) -> Result:
@@ -316,6 +337,15 @@ def _mailbox(route: Route) -> MailboxUsed:
         transport=mailbox.transport,
         because=route.because,
         why=route.why or None,
+    )
+
+
+def _because(refusal: Refusal) -> Reason:
+    return Reason(
+        kind=refusal.kind,
+        explanation=refusal.explanation,
+        remedy=refusal.remedy,
+        problems=(Problem(field=refusal.field, problem=refusal.explanation),),
     )
 
 

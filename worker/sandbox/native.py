@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.sandbox.node import (
@@ -88,10 +88,23 @@ def _home(directory: Path | None) -> Iterator[Path]:
         yield Path(fresh)
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What nodes that are to form a cluster must agree upon, and the name by which they differ.
+
+    Attributes:
+        epmd: port of the epmd that knows them all; a node starts one there if nobody else has.
+    """
+
+    name: str
+    epmd: int
+    cookie: str = field(repr=False)
+
+
 class NativeNode:
     """One node with ports, directories, cookie and epmd of its own, all of it on the loopback address."""
 
-    def __init__(self, server: Path, home: Path, progress: Callable[[str], None]) -> None:
+    def __init__(self, server: Path, home: Path, progress: Callable[[str], None], member: Member | None = None) -> None:
         self._server = server
         self._home = home
         self._progress = progress
@@ -100,7 +113,8 @@ class NativeNode:
         self._console = home / "log" / "console.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port, distribution, epmd = free_ports(3)
-        self._env = _environment(home, distribution, epmd)
+        self._member = member or Member("postlane@localhost", epmd, secrets.token_hex(20))
+        self._env = _environment(home, distribution, self._member)
         self._furnish()
 
     def start(self) -> None:
@@ -138,7 +152,7 @@ class NativeNode:
             self._run("/bin/sh", "-c", 'cd "$0" && test -w .', str(self._home))
         except CommandError as refused:
             raise BrokerUnavailable(f"the user rabbitmq may not enter {self._home}: choose another") from refused
-        self._write(".erlang.cookie", secrets.token_hex(20))
+        self._write(".erlang.cookie", self._member.cookie)
         self._write("enabled_plugins", f"[{PLUGIN}].\n")
         self._write("rabbitmq.conf", _configuration(self.port))
 
@@ -196,7 +210,7 @@ log.console = false
 {LIMITS}"""
 
 
-def _environment(home: Path, distribution: int, epmd: int) -> dict[str, str]:
+def _environment(home: Path, distribution: int, member: Member) -> dict[str, str]:
     """Everything RabbitMQ would otherwise take from the machine's own node or from the person's shell."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -207,11 +221,11 @@ def _environment(home: Path, distribution: int, epmd: int) -> dict[str, str]:
         "ERL_AFLAGS": "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false",
         "ERL_CRASH_DUMP_SECONDS": "0",  # the log says enough
         "ERL_EPMD_ADDRESS": HOST,
-        "ERL_EPMD_PORT": str(epmd),
+        "ERL_EPMD_PORT": str(member.epmd),
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_CTL_DIST_PORT_MIN": "0",  # any: the usual range is the machine's
         "RABBITMQ_CTL_DIST_PORT_MAX": "0",
-        "RABBITMQ_NODENAME": "postlane@localhost",
+        "RABBITMQ_NODENAME": member.name,
         "RABBITMQ_CONF_ENV_FILE": str(home / "none.env"),
         "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
         "RABBITMQ_CONFIG_FILES": str(home / "conf.d"),

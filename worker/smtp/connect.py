@@ -64,15 +64,18 @@ class Connection:
         return int(limit) if limit.isascii() and limit.isdigit() and len(limit) < _MAX_DIGITS else 0
 
 
-async def connect(endpoint: SmtpEndpoint, timeouts: Timeouts) -> Connection | Refused | Broken:
-    """Open and secure a connection. Nothing secret is sent."""
+async def connect(
+    endpoint: SmtpEndpoint, timeouts: Timeouts, connected: socket.socket | None = None
+) -> Connection | Refused | Broken:
+    """Open and secure a connection, over a connected socket if there is one already. Nothing secret is sent."""
     try:
         context = tls_context(endpoint.ca_file) if endpoint.tls is not Tls.NONE else None
     except OSError as error:
         return Broken(Stage.CONNECT, Fault.CERTIFICATE, f"ca_file {endpoint.ca_file} cannot be used: {error}")
     client = aiosmtplib.SMTP(
         hostname=endpoint.host,
-        port=endpoint.port,
+        port=None if connected else endpoint.port,
+        sock=connected,
         use_tls=endpoint.tls is Tls.IMPLICIT,
         start_tls=False,
         tls_context=context,

@@ -1,19 +1,24 @@
-"""`/livez`, `/readyz` and `/metrics`."""
+"""`/livez`, `/readyz`, `/healthz/mailboxes` and `/metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from worker.domain.health import Checked
+
 Checks = Callable[[], dict[str, str]]
 """Name of a dependency → `ok` or what is wrong with it."""
 
+Servers = Callable[[Sequence[str]], Awaitable[Mapping[str, Checked]]]
+"""Names of mailboxes, none for all → how their servers are."""
 
-def application(checks: Checks, metrics: Callable[[], bytes]) -> Starlette:
+
+def application(checks: Checks, metrics: Callable[[], bytes], servers: Servers) -> Starlette:
     """The pages, made anew at every request from what is true then."""
 
     async def live(_request: Request) -> Response:
@@ -26,6 +31,14 @@ def application(checks: Checks, metrics: Callable[[], bytes]) -> Starlette:
         body = {"ready": well, **(found if "verbose" in request.query_params else {})}
         return JSONResponse(body, status_code=200 if well else 503)
 
+    async def mailboxes(request: Request) -> Response:
+        found = await servers(request.query_params.getlist("mailbox"))
+        well = bool(found) and all(each.finding.well for each in found.values())
+        body = {"well": well, "mailboxes": {name: _told(each) for name, each in found.items()}}
+        if not found:
+            body["explanation"] = "No mailbox is configured: nothing can be sent."
+        return JSONResponse(body, status_code=200 if well else 503)
+
     async def scrape(_request: Request) -> Response:
         return Response(metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -33,7 +46,20 @@ def application(checks: Checks, metrics: Callable[[], bytes]) -> Starlette:
         routes=[
             Route("/livez", live),
             Route("/healthz", live),
+            Route("/healthz/mailboxes", mailboxes),
             Route("/readyz", ready),
             Route("/metrics", scrape),
         ]
     )
+
+
+def _told(checked: Checked) -> dict[str, object]:
+    finding = checked.finding
+    return {
+        "state": finding.state,
+        "explanation": finding.explanation,
+        "remedy": finding.remedy,
+        "warning": finding.warning,
+        "checked_at": checked.checked_at.isoformat(timespec="milliseconds"),
+        "seconds": round(checked.seconds, 3),
+    }

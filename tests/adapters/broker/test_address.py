@@ -5,9 +5,10 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from aio_pika.exceptions import AMQPConnectionError, ProbableAuthenticationError
+from aio_pika.exceptions import AMQPConnectionError, InvalidFrameError, ProbableAuthenticationError
+from aiormq.exceptions import ChannelAccessRefused
 
-from worker.broker.connection import BrokerAddress, explained
+from worker.broker.connection import BrokerAddress, LineBroken, explained
 
 SECRET = "a-brokers-password"
 
@@ -40,8 +41,15 @@ def test_address_is_shown_without_its_password(url: str, shown: str, login: str)
         (OSError(113, "No route to host"), "cannot be reached (No route to host)"),
         (ssl.SSLCertVerificationError(1, "self-signed certificate"), "self-signed certificate"),
         (AMQPConnectionError("Server connection unexpectedly closed"), "unexpectedly closed"),
+        (
+            ChannelAccessRefused("ACCESS_REFUSED - configure access to queue 'postlane.lane.00' refused for user 'me'"),
+            "RabbitMQ 4.3 and later want that right for a look at a queue",
+        ),
+        (ChannelAccessRefused("ACCESS_REFUSED - read access to queue 'q' refused"), "read access to queue 'q' refused"),
+        (InvalidFrameError("Expected one of ['Connection.OpenOk'], got <Connection.Close>"), "the virtual host '/'"),
+        (LineBroken("the line broke in the middle of a request"), "the line broke in the middle"),
     ],
-    ids=["login", "silence", "refused", "no-route", "certificate", "broken"],
+    ids=["login", "silence", "refused", "no-route", "certificate", "broken", "look", "read", "vhost", "line"],
 )
 def test_trouble_is_explained_with_the_address_and_without_the_password(error: Exception, words: str) -> None:
     text = explained(error, BrokerAddress(f"amqp://me:{SECRET}@broker.example/"))

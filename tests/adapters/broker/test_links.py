@@ -367,7 +367,7 @@ async def test_lanes_behind_a_missing_one_are_still_worked_on(address: BrokerAdd
                 await channel.default_exchange.publish(Message(b"", message_id="first"), topology.lane(0))
                 await channel.default_exchange.publish(Message(b"", message_id="behind"), topology.lane(2))
                 await desk.asked()
-                await desk.asked(2, patience=2)
+                await desk.asked(2)
     finally:
         await topologies.remove(address, topology)
 

@@ -93,7 +93,7 @@ async def test_odd_message_ends_as_dead_letter_and_the_others_go_on(
     async with serving(address, topology, desk) as served, raw_posting(address, topology) as raw:
         await raw(b"odd", flags, properties)
         await post("good")  # the same tenant, so the same lane, right behind it
-        assert (await inbox.final("good", patience=2)).status is DeliveryStatus.ACCEPTED
+        assert (await inbox.final("good")).status is DeliveryStatus.ACCEPTED
         (letter,) = await taken(address, topology.dead)
         assert letter.body == b"odd"
         assert served.events.of(BrokerDown) == []
@@ -130,7 +130,7 @@ async def test_headers_and_progress_that_do_not_fit_into_a_frame_together_stop_n
     async with serving(address, topology, Desk(fate)) as served, raw_posting(address, topology) as raw:
         await raw(b"odd", *ODD["headers-of-100-kB-in-four-octet-letters"])
         await post("good")
-        await inbox.final("good", patience=3)
+        await inbox.final("good")
         (letter,) = await taken(address, topology.dead)
         assert served.events.of(BrokerDown) == []
     assert letter.body == b"odd"

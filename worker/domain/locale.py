@@ -1,0 +1,35 @@
+"""Which of the languages that there are is nearest to the one that is wanted (RFC 4647 section 3.4, and on)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def nearest(wanted: str | None, available: Sequence[str], preferred: Sequence[str] = ()) -> str:
+    """Choose a locale: the wanted one, else its language, else a sister of it, else the first that there is.
+
+    Args:
+        wanted: language tag, `cs-CZ` or `cs_CZ`; None: whichever comes first.
+        available: at least one; in the form in which the answer is wanted.
+        preferred: the order in which the available ones are the first; those that it does not name come after.
+    """
+    places = {_canonical(tag): place for place, tag in enumerate(preferred)}
+    ordered = sorted(available, key=lambda tag: (places.get(_canonical(tag), len(places)), _canonical(tag)))
+    by_tag = {_canonical(tag): tag for tag in ordered}
+    tag = _canonical(wanted or "")
+    while tag:
+        if tag in by_tag:
+            return by_tag[tag]
+        tag = _shorter(tag)
+    language = _canonical(wanted or "").partition("-")[0]
+    return next((item for item in ordered if _canonical(item).partition("-")[0] == language), ordered[0])
+
+
+def _canonical(tag: str) -> str:
+    return tag.replace("_", "-").lower()
+
+
+def _shorter(tag: str) -> str:
+    """One part less; a part of one letter goes with the one before it, which it introduces."""
+    rest = tag.rpartition("-")[0]
+    return rest.rpartition("-")[0] if rest[-2:-1] == "-" else rest
