@@ -191,6 +191,10 @@ def _end(subject: str, end: End) -> Step:
     return Step(subject, what, state, remedy=remedy, setup=() if state == "ok" else (SetupStep.PROOF,))
 
 
+def _issuer(credentials: OAuth) -> str:
+    return credentials.authority or "this machine's managed identity endpoint"
+
+
 def _token_step(subject: str, token: Token, credentials: OAuth, permission: str) -> tuple[Step, bool | None]:
     """What the token says of itself, and whether it shows the permission."""
     claims = read(token.value)
@@ -216,7 +220,7 @@ async def _graph(
 ) -> AsyncIterator[Step]:
     started = time.monotonic()
     answer = await tokens.token(mailbox.name, endpoint.credentials)
-    what = f"token from {endpoint.credentials.authority} for {endpoint.credentials.scope}"
+    what = f"token from {_issuer(endpoint.credentials)} for {endpoint.credentials.scope}"
     if not isinstance(answer, Token):
         yield _failed(subject, what, answer)
         return
@@ -256,7 +260,7 @@ async def _submission(
     if isinstance(endpoint.credentials, OAuth):
         started = time.monotonic()
         answer = await tokens.token(mailbox.name, endpoint.credentials)
-        yield step(f"token from {endpoint.credentials.authority}", None if isinstance(answer, Token) else answer)
+        yield step(f"token from {_issuer(endpoint.credentials)}", None if isinstance(answer, Token) else answer)
         if not isinstance(answer, Token):
             return
         token = answer

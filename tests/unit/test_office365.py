@@ -174,6 +174,12 @@ def test_line_for_the_service_principal_has_the_enterprise_applications_object_i
     assert f'New-ServicePrincipal -AppId "{APP}" -ObjectId "the-object-id" -DisplayName "Postlane"' in found.lines
 
 
+def test_apostrophe_in_an_address_does_not_end_the_filter() -> None:
+    steps = instructions(Way.RBAC, Values("box", "o'brien@contoso.com"))
+    (found,) = (step for step in steps if step.step is SetupStep.ROLE_ASSIGNMENT)
+    assert "PrimarySmtpAddress -eq 'o''brien@contoso.com'" in found.lines[0]
+
+
 def refused(reply: str, stage: Stage = Stage.AUTH) -> Refused:
     return Refused(stage, Reply.parse(reply), mechanism="xoauth2")
 

@@ -214,7 +214,8 @@ def _exchange(way: Way, values: Values, cloud: Cloud) -> Iterator[Instruction]:
 
 def _role(values: Values, role: str, why: str) -> Instruction:
     scope = f"Postlane {values.name}"
-    only = f"\"PrimarySmtpAddress -eq '{values.address}'\""
+    quoted = values.address.replace("'", "''")
+    only = f"\"PrimarySmtpAddress -eq '{quoted}'\""
     return Instruction(
         SetupStep.ROLE_ASSIGNMENT,
         "Give it the right for this mailbox only (RBAC for Applications)",

@@ -132,7 +132,7 @@ def keys(given: SecretStr | None) -> list[bytes]:
         VaultError: one is not that.
     """
     found = []
-    for text in re.split(r"[\s,]+", given.get_secret_value().strip()) if given else []:
+    for text in filter(None, re.split(r"[\s,]+", given.get_secret_value()) if given else ()):
         try:
             key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
         except binascii.Error:

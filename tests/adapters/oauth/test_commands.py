@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from worker.emulator.run import CLIENT_ID, TENANT_ID, Emulator, Plan, emulating
 from worker.emulator.world import MailboxAccount, TokenTrouble
@@ -148,6 +149,23 @@ async def test_refusal_is_explained_with_its_remedy(shell: Shell, box: Callable[
     assert said.status == 1
     assert "AADSTS7000222" in said.out
     assert "has expired" in said.out
+
+
+async def test_authority_can_be_told_to_misbehave_from_outside(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    box(BY_SECRET)
+    wish = {"client_id": CLIENT_ID, "status": 503, "retry_after": 40}
+    ca_file = str(emulator.certificates.ca_file)
+    url = f"{emulator.token_url}/_emulator/token-trouble"
+    assert (await asyncio.to_thread(requests.post, url, json=wish, verify=ca_file)).json() == wish
+    said = await shell.run("token", "inspect", "box", "--json")
+    assert said.status == 1
+    assert "asks to be left alone for 40 s" in said.json["refused"]["description"]
+    assert (
+        await asyncio.to_thread(requests.post, url, json={"client_id": CLIENT_ID}, verify=ca_file)
+    ).status_code == 200
+    assert (await shell.run("token", "inspect", "box")).status == 0
 
 
 # token login

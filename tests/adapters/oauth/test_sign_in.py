@@ -197,6 +197,11 @@ def test_key_that_is_none_is_refused_without_being_shown(wrong: str) -> None:
     assert wrong not in str(refused.value)
 
 
+@pytest.mark.parametrize("given", ["", " \n"])
+def test_key_that_is_empty_is_none(given: str) -> None:
+    assert keys(SecretStr(given)) == []
+
+
 @pytest.mark.parametrize("missing", ["directory", "key"])
 def test_what_is_not_set_up_is_named(jana: OAuth, tmp_path: Path, key: str, missing: str) -> None:
     vault = Vault(None, keys(SecretStr(key))) if missing == "directory" else Vault(tmp_path)
