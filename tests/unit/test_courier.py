@@ -24,7 +24,7 @@ from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Directory, Mailbox, Rank, Redirect, Restraint, SmtpEndpoint, Stop
+from worker.domain.mailbox import Directory, Rank, Redirect, Restraint, SmtpEndpoint, Stop
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
@@ -672,15 +672,13 @@ async def test_notification_in_doubt_is_not_sent_again_when_it_is_asked_for_agai
     assert len(house.transport.sent) == 1
 
 
-class _Unreadable(dict[str, Mailbox]):
+def loaded_dice() -> NoReturn:
     """A bug in the middle of a decision."""
-
-    def values(self) -> NoReturn:
-        raise Bug
+    raise Bug
 
 
-async def test_bug_in_a_decision_sets_the_message_aside_and_gives_it_back() -> None:
-    house = House(replace(DIRECTORY, mailboxes=_Unreadable()))
+async def test_bug_in_a_decision_sets_the_message_aside_and_gives_it_back(house: House) -> None:
+    house.courier = replace(house.courier, dice=loaded_dice)
     decision = await house.deliver()
     result = only(decision)
     assert result.status is DeliveryStatus.REJECTED
