@@ -25,7 +25,7 @@ _OAUTH = re.compile(
 _GRAPH_CODE = re.compile(
     r"\b(Error[A-Z][A-Za-z0-9]+|Mailbox(?:Not|Info|Concurrency)[A-Za-z]*|Application(?:Throttled)|InvalidAuthenticationToken"
     r"|Authorization_[A-Za-z]+|Request_[A-Za-z]+|Directory_[A-Za-z]+|ResourceNotFound|TooManyRequests|AccessDenied"
-    r"|CommandConcurrencyLimitReached|UnknownError|RequestBodyRead|UnableToDeserializePostBody|BadRequest|malwareDetected"
+    r"|[sS]erviceNotAvailable|ServiceUnavailable|CommandConcurrencyLimitReached|UnknownError|RequestBodyRead|UnableToDeserializePostBody|BadRequest|malwareDetected"
     r"|quotaLimitReached|activityLimitReached|generalException|unauthenticated|InternalServerError|itemNotFound"
     r"|InvalidInternetMessageHeader|RequestEntityTooLarge|OrganizationFromTenantGuidNotFound)\b"
 )
