@@ -295,17 +295,20 @@ class Courier:
             return suppress(case, chosen, _open(case))
         if mass.to_many(case.notification):
             return expand(case)
-        trial = Trial(case, chosen, self.policy, _open(case), None, case.now, self.dice())
+        still_open = _open(case)
+        turn = case.progress.turn(still_open)
+        trial = Trial(case, chosen, self.policy, turn, None, case.now, self.dice())
         found = await self._worded(trial)
         if isinstance(found, Decision):
             return found
         case = replace(case, notification=found)
-        sent = outgoing(case.notification, chosen, restraint, _open(case))
+        sent = outgoing(case.notification, chosen, restraint, turn)
         if isinstance(sent, Refusal):
-            return refuse(case, sent, _open(case))
+            return refuse(case, sent, still_open)
         case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        trial = replace(trial, case=case, route=sent.route, tried=sent.tried)
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in turn)
+        trial = replace(trial, case=case, route=sent.route, tried=sent.tried, waiting=waiting)
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
@@ -324,9 +327,9 @@ class Courier:
             case Wording() as wording:
                 return worded(case.notification, wording)
             case Unrenderable() as fault:
-                return refuse(case, refusal_of(fault), trial.tried)
+                return refuse(case, refusal_of(fault), _open(case))
             case Unreadable() as away:
-                return put_off(case, refusal_of(away), self.policy, trial.tried, trial.dice)
+                return put_off(case, refusal_of(away), self.policy, _open(case), trial.dice)
             case Overdue():
                 return while_busy(trial)
 
@@ -339,7 +342,7 @@ class Courier:
             used, submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
-            return refuse(case, _missing(error), trial.tried)
+            return refuse(case, _missing(error), _open(case))
         except BaseException:
             await self.gate.cleared(admission, tried=False)
             raise

@@ -30,6 +30,7 @@ from worker.domain.mailbox import (
 )
 from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT, SetupStep, step_of
 from worker.domain.reply import Reply
+from worker.domain.restraint import noticed
 from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
 from worker.graph import conversation
@@ -80,6 +81,10 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     if missing := only - directory.mailboxes.keys():
         raise SettingsError(f"There is no mailbox {', '.join(sorted(missing))} in {settings.mailboxes.file}.")
     yield _producers(directory)
+    for subject, words in noticed(directory):
+        if only and subject.removeprefix("mailbox ") not in only:
+            continue
+        yield Step(subject, words, "warning")
     tokens = bootstrap.msal_tokens(settings, _ignore)
     try:
         for mailbox in directory.mailboxes.values():

@@ -8,7 +8,24 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import cancel, check, config, demo, emulator, health, office365, route, run, send, token, topology
+from worker.cli import (
+    cancel,
+    check,
+    config,
+    dead,
+    demo,
+    doubt,
+    emulator,
+    explain,
+    health,
+    office365,
+    route,
+    run,
+    send,
+    store,
+    token,
+    topology,
+)
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -40,14 +57,18 @@ app.command("run")(run.run)
 app.command("send")(send.send)
 app.command("cancel")(cancel.cancel)
 app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
+app.add_typer(dead.app, name="dead")
+app.add_typer(doubt.app, name="doubt")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
 app.add_typer(token.app, name="token")
 app.add_typer(office365.app, name="office365")
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:
