@@ -23,6 +23,7 @@ from worker.cli import (
     run,
     send,
     store,
+    template,
     token,
     topology,
 )
@@ -64,11 +65,12 @@ app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
 app.add_typer(dead.app, name="dead")
 app.add_typer(doubt.app, name="doubt")
+app.add_typer(template.app, name="template")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
+app.add_typer(store.app, name="store")
 app.add_typer(token.app, name="token")
 app.add_typer(office365.app, name="office365")
-app.add_typer(store.app, name="store")
 
 
 def main() -> None:

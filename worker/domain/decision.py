@@ -33,7 +33,6 @@ _DONE_WITH = frozenset(
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
 _KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
-_PUT_OFF = timedelta(seconds=20)
 _NOTICED = timedelta(seconds=60)
 _NEXT_GROUP = timedelta(seconds=1)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
@@ -190,20 +189,6 @@ def again(
         return replace(_ended(final, progress), results=results, key=key)
     silent = own_copy and final.status is not DeliveryStatus.CANCELLED
     return Decision(() if silent else results, Acknowledge())
-
-
-def put_off(case: Case, refusal: Refusal, policy: RetryPolicy, tried: Sequence[AddrSpec], dice: float) -> Decision:
-    """What it is written from cannot be had now: it waits, and no attempt is spent. The producer is told once."""
-    before, expires_at = case.progress, case.notification.expires_at
-    when = case.now + _PUT_OFF * (1 + dice)
-    if when >= due_since(case) + policy.horizon:
-        return refuse(case, refusal, tried)
-    when = min(when, expires_at) if expires_at else when
-    progress = replace(before, told=refusal.kind)
-    if before.told == refusal.kind:
-        return Decision((), WaitUntil(when, progress))
-    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, refusal.kind) for rcpt in tried}
-    return Decision((report.put_off(case, refusal, {**before.settled, **waiting}, when),), WaitUntil(when, progress))
 
 
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:

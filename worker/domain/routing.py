@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.delivery import Because
-from contracts.notification import Notification
+from contracts.notification import MASS, Notification
 from worker.domain.mailbox import Directory, Mailbox, MailScope, Rank, Redirect
 from worker.domain.verdict import Action, Scope, Verdict
 
-MASS = "mass"
 _RANKS = tuple(Rank)
 
 

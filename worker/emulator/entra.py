@@ -25,6 +25,7 @@ from worker.emulator import assertion
 from worker.emulator.world import AppRegistration, MailboxAccount, ManagedIdentityAccount, TokenTrouble
 
 SMTP_RESOURCE = "https://outlook.office365.com"
+GRAPH_RESOURCE = "https://graph.microsoft.com"
 _SMTP_RESOURCES = {SMTP_RESOURCE, "https://outlook.office.com"}
 _LIFETIME = 3599  # seconds, as seen from Microsoft
 _DEVICE_LIFETIME = 900  # seconds
@@ -165,13 +166,14 @@ class TokenAuthority:
         """Codes that wait for somebody who signs in."""
         return tuple(code for code, device in self._user_codes.items() if not self._devices[device].user)
 
-    def check(self, mailbox: str, token: str) -> str:
+    def check(self, mailbox: str, token: str, audience: str = SMTP_RESOURCE) -> str:
         """Why a token does not open a mailbox; empty if it does. Exchange tells none of this to the client."""
         issued = self._issued.get(token)
         account = self._mailboxes.get(mailbox.lower())
         if issued is None or issued.expires < time.time():
             return "token unknown or expired"
-        if issued.audience not in _SMTP_RESOURCES:
+        same = {issued.audience, audience} <= _SMTP_RESOURCES
+        if issued.audience != audience and not same:
             return "wrong audience"
         if not issued.may_submit:
             return "no permission to submit in the token"

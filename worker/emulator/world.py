@@ -101,7 +101,6 @@ class Profile:
         keywords: of EHLO, without STARTTLS and AUTH.
         mechanisms: of AUTH, offered only under TLS.
         tls_first: whether it refuses mail without TLS.
-        connections: submitting at once for one login; more get 432.
         accepted: reply text to the final dot; may use {message_id}, {host} and {queue_id}.
         checks_sender: whether From must be the login's.
         recipients: local part → reply to RCPT.
@@ -113,7 +112,6 @@ class Profile:
     keywords: tuple[str, ...]
     mechanisms: tuple[str, ...]
     tls_first: bool = True
-    connections: int = 1000
     accepted: str = "2.0.0 OK"
     checks_sender: bool = False
     recipients: Mapping[str, str] = field(default_factory=dict)
@@ -141,7 +139,6 @@ OFFICE365 = Profile(
         "SMTPUTF8",
     ),
     mechanisms=("LOGIN", "XOAUTH2"),
-    connections=3,
     accepted="2.0.0 OK {message_id} [Hostname={host}]",
     checks_sender=True,
     contents=SCRIPTED_CONTENTS,

@@ -384,6 +384,49 @@ def test_producer_may_be_held_to_senders(written: Callable[[str], Path]) -> None
     assert producers["p"].senders == {"*@xn--pklad-zsa96e.cz"}
 
 
+OAUTH = '[mailboxes.portal.oauth]\ntenant_id = "t"\nclient_id = "c"\nclient_secret = "s"\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "kinds"),
+    [
+        pytest.param('preset = "office365"\n[mailboxes.portal.graph]\n', ["smtp", "graph"], id="smtp-first"),
+        pytest.param(
+            'preset = "office365"\nchannels = ["graph", "smtp"]\n[mailboxes.portal.graph]\n',
+            ["graph", "smtp"],
+            id="as-listed",
+        ),
+        pytest.param("[mailboxes.portal.graph]\n", ["graph"], id="graph-alone"),
+        pytest.param('preset = "office365"\n', ["smtp"], id="smtp-alone"),
+    ],
+)
+def test_channels_are_tried_in_the_order_of_the_file(
+    written: Callable[[str], Path], lines: str, kinds: list[str]
+) -> None:
+    mailbox = load(written(f"{MAILBOX}{lines}{OAUTH}"), {}).mailboxes["portal"]
+    assert [mailbox.via(channel).transport for channel in mailbox.channels] == kinds
+
+
+@pytest.mark.parametrize(
+    ("lines", "url", "scope"),
+    [
+        ("", "https://graph.microsoft.com/v1.0", "https://graph.microsoft.com/.default"),
+        (
+            'url = "https://graph.microsoft.us/"\n',
+            "https://graph.microsoft.us/v1.0",
+            "https://graph.microsoft.us/.default",
+        ),
+        ('scope = "api://x/.default"\n', "https://graph.microsoft.com/v1.0", "api://x/.default"),
+    ],
+)
+def test_graph_has_an_address_and_a_scope_of_its_own(
+    written: Callable[[str], Path], lines: str, url: str, scope: str
+) -> None:
+    endpoint = load(written(f"{MAILBOX}[mailboxes.portal.graph]\n{lines}{OAUTH}"), {}).mailboxes["portal"].endpoint
+    assert isinstance(endpoint, GraphEndpoint)
+    assert (endpoint.url, endpoint.credentials.scope, endpoint.user) == (url, scope, "portal@contoso.com")
+
+
 # ---------------------------------------------------------------- proofs and clouds
 
 
