@@ -17,13 +17,13 @@ from tests.adapters.smtp.server import Obedient, listening
 from tests.factories import mailbox
 from worker.domain.delivery import Broken, TokenRefused
 from worker.domain.health import Finding, State, together
-from worker.domain.mailbox import ClientSecret, GraphEndpoint, SmtpEndpoint, Tls
+from worker.domain.mailbox import GraphEndpoint, OAuth, Secret, SmtpEndpoint, Tls
 from worker.emulator.authority import Certificates
 from worker.ports import Token
 from worker.probe import look
 from worker.telemetry import http
 
-CLIENT = ClientSecret("https://authority.example/t", "app", SecretStr("s"), "scope", "jana@contoso.com")
+CLIENT = OAuth("https://authority.example/t", "app", Secret(SecretStr("s")), "scope", "jana@contoso.com")
 
 
 class Authority:
@@ -33,7 +33,7 @@ class Authority:
     async def token(
         self,
         _mailbox: str,
-        _credentials: ClientSecret,
+        _credentials: OAuth,
         *,
         rejected: Token | None = None,  # noqa: ARG002
     ) -> Token | TokenRefused | Broken:
