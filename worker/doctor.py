@@ -25,6 +25,7 @@ from worker.domain.mailbox import (
     SmtpEndpoint,
 )
 from worker.domain.reply import Reply
+from worker.domain.restraint import noticed
 from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
 from worker.graph import conversation
@@ -77,6 +78,10 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     if missing := only - directory.mailboxes.keys():
         raise SettingsError(f"There is no mailbox {', '.join(sorted(missing))} in {settings.mailboxes.file}.")
     yield _producers(directory)
+    for subject, words in noticed(directory):
+        if only and subject.removeprefix("mailbox ") not in only:
+            continue
+        yield Step(subject, words, "warning")
     tokens = MsalTokens(_ignore)
     try:
         for mailbox in directory.mailboxes.values():

@@ -16,11 +16,13 @@ from worker.cli import (
     demo,
     doubt,
     emulator,
+    explain,
     health,
     route,
     run,
     send,
     store,
+    template,
     topology,
 )
 from worker.unusable import Unusable
@@ -54,12 +56,14 @@ app.command("run")(run.run)
 app.command("send")(send.send)
 app.command("cancel")(cancel.cancel)
 app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
 app.add_typer(dead.app, name="dead")
 app.add_typer(doubt.app, name="doubt")
+app.add_typer(template.app, name="template")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
 app.add_typer(store.app, name="store")

@@ -380,6 +380,19 @@ class Directory:
     tenants: Mapping[str, Tenant] | None = None
     producers: Mapping[str, Producer] | None = None
     restraint: Restraint = Restraint()
+    _bound: Mapping[str, tuple[Mailbox, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Sort the mailboxes by tenant once, for a platform may have thousands of them."""
+        bound: dict[str, list[Mailbox]] = {}
+        for mailbox in self.mailboxes.values():
+            for name in mailbox.tenants:
+                bound.setdefault(name, []).append(mailbox)
+        object.__setattr__(self, "_bound", {name: tuple(mailboxes) for name, mailboxes in bound.items()})
+
+    def bound(self, tenant: str) -> tuple[Mailbox, ...]:
+        """The mailboxes that list a tenant, fall-backs included."""
+        return self._bound.get(tenant, ())
 
     def tenant(self, name: str) -> Tenant:
         """What is said about a tenant; of one that is not listed nothing is."""

@@ -94,6 +94,7 @@ def _sweep(staging: Path) -> None:
 
 
 def _stage(place: PickupDirectory, name: str, content: bytes) -> Path:
+    _admits(Path(place.directory))
     staging = Path(place.staging)
     staging.mkdir(mode=0o770, exist_ok=True)
     path = staging / f"{name}.{uuid.uuid4().hex}"
@@ -109,6 +110,13 @@ def _stage(place: PickupDirectory, name: str, content: bytes) -> Path:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _admits(directory: Path) -> None:
+    """Found out before the ledger is marked: until then another mailbox may take the mail."""
+    directory.stat()
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _group(name: str) -> int:

@@ -110,9 +110,9 @@ async def test_token_rejected_long_ago_costs_no_request(
 @pytest.mark.parametrize(
     ("changes", "error", "hints", "kind"),
     [
-        ({"client_secret": SecretStr("wrong")}, "invalid_client", (7000215,), "auth-config/secret-wrong"),
+        ({"client_secret": SecretStr("wrong")}, "invalid_client", (7000215,), "credential/secret-wrong"),
         ({"client_id": "unknown"}, "unauthorized_client", (700016,), "auth-config/app-unknown"),
-        ({"scope": "https://outlook.office365.com/SMTP.Send"}, "invalid_scope", (70011,), "auth-config"),
+        ({"scope": "https://outlook.office365.com/SMTP.Send"}, "invalid_scope", (70011,), "auth-config/scope"),
     ],
     ids=["wrong-secret", "unknown-app", "wrong-scope"],
 )
