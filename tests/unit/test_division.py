@@ -35,7 +35,10 @@ def mail(files: list[tuple[str, bytes]], *, inline: bool) -> bytes:
 
 @given(files=st.lists(st.tuples(NAMES, CONTENT), max_size=4), inline=st.booleans(), most=st.integers(0, 20_000))
 def test_what_is_taken_out_and_what_is_left_make_the_whole_mail(
-    *, files: list[tuple[str, bytes]], inline: bool, most: int
+    *,
+    files: list[tuple[str, bytes]],
+    inline: bool,
+    most: int,
 ) -> None:
     content = mail(files, inline=inline)
     divided = divide(content, most)

@@ -18,11 +18,13 @@ from worker.cli import (
     emulator,
     explain,
     health,
+    office365,
     route,
     run,
     send,
     store,
     template,
+    token,
     topology,
 )
 from worker.unusable import Unusable
@@ -67,6 +69,8 @@ app.add_typer(template.app, name="template")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
 app.add_typer(store.app, name="store")
+app.add_typer(token.app, name="token")
+app.add_typer(office365.app, name="office365")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from worker.emulator.graph_server import GraphServer
 from worker.emulator.journal import Journal
 from worker.emulator.scenario import EXCHANGE_ONLINE, Catalogue, Limits, Play, catalogue
 from worker.emulator.smtp_server import SmtpServer
-from worker.emulator.world import OFFICE365, ORDINARY, AppRegistration, MailboxAccount, Profile
+from worker.emulator.world import OFFICE365, ORDINARY, AppRegistration, MailboxAccount, ManagedIdentityAccount, Profile
 from worker.telemetry import http
 
 TENANT_ID = "11111111-2222-3333-4444-555555555555"
@@ -49,6 +49,7 @@ class Plan:
     office365: Profile = OFFICE365
     ordinary: Profile = ORDINARY
     apps: tuple[AppRegistration, ...] = (AppRegistration(TENANT_ID, CLIENT_ID, "emulated-client-secret"),)
+    identities: tuple[ManagedIdentityAccount, ...] = ()
     office365_mailboxes: tuple[MailboxAccount, ...] = (
         MailboxAccount("notifications@contoso.example", "emulated-password", frozenset({CLIENT_ID})),
     )
@@ -100,7 +101,7 @@ async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
         stack.callback(backstage.journal.close)
         mailboxes = [*plan.office365_mailboxes, *_named_by_rules(plan)]
         tls = certificates.server_context()
-        authority = TokenAuthority(list(plan.apps), mailboxes)
+        authority = TokenAuthority(list(plan.apps), mailboxes, plan.identities)
         office365 = SmtpServer(plan.office365, mailboxes, tls, accepted, backstage, authority.check)
         unlimited = replace(backstage, governor=Governor(Limits()), play=Play(plan.catalogue or catalogue()))
         ordinary = SmtpServer(plan.ordinary, list(plan.ordinary_mailboxes), tls, accepted, unlimited)

@@ -46,11 +46,16 @@ class PickupTransport:
         try:
             if not await handing_over():
                 return Fenced()
-            return HandedOver(await asyncio.to_thread(_move_in, staged, Path(place.directory) / name))
-        except OSError as error:
-            return _broken(place, error)
+            return await asyncio.to_thread(_handed_over, place, staged, name)
         finally:
             await asyncio.to_thread(staged.unlink, missing_ok=True)
+
+
+def _handed_over(place: PickupDirectory, staged: Path, name: str) -> HandedOver | Broken:
+    try:
+        return HandedOver(_move_in(staged, Path(place.directory) / name))
+    except OSError as error:
+        return _broken(place, error)
 
 
 def _broken(place: PickupDirectory, error: OSError) -> Broken:

@@ -20,14 +20,14 @@ from tests.factories import mailbox
 from tests.fakes import Clock
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.health import Finding, State, found, warned
-from worker.domain.mailbox import ClientSecret, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
+from worker.domain.mailbox import NoLogin, OAuth, Password, PickupDirectory, Secret, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
 from worker.ports import Token
 from worker.probe import Health, look
 
 SECRET = "S3cret-of-Jana"
 LOGIN = Password("jana@contoso.com", SecretStr(SECRET), "plain")
-CLIENT = ClientSecret("https://authority.example/t", "app", SecretStr(SECRET), "scope", "jana@contoso.com")
+CLIENT = OAuth("https://authority.example/t", "app", Secret(SecretStr(SECRET)), "scope", "jana@contoso.com")
 SOON = 0.5  # seconds that a look at a server that says nothing takes
 
 
@@ -39,7 +39,7 @@ class Authority:
         self.asked = 0
 
     async def token(
-        self, _mailbox: str, _credentials: ClientSecret, *, rejected: Token | None = None
+        self, _mailbox: str, _credentials: OAuth, *, rejected: Token | None = None
     ) -> Token | TokenRefused | Broken:
         self.asked += 1
         return Token("new", fresh=True) if rejected is not None else self.answer
