@@ -13,12 +13,12 @@ from tests.factories import directory, mailbox
 from tests.fakes import FakeTransport
 from tests.unit.test_courier import House, only, when
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, Refused, Stage, Submission, TokenRefused
-from worker.domain.mailbox import ClientSecret, GraphEndpoint, SmtpEndpoint
+from worker.domain.mailbox import GraphEndpoint, OAuth, Secret, SmtpEndpoint
 from worker.domain.reply import Reply
 from worker.events import ChannelRested
 
 GRAPH = GraphEndpoint(
-    "https://graph.example/v1.0", "noreply@contoso.com", ClientSecret("a", "c", SecretStr("s"), "scope", "u")
+    "https://graph.example/v1.0", "noreply@contoso.com", OAuth("a", "c", Secret(SecretStr("s")), "scope", "u")
 )
 SENT = Accepted(Reply.parse("202 Accepted"))
 UNREACHABLE = Broken(Stage.CONNECT, Fault.UNREACHABLE, "nobody there")

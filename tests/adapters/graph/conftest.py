@@ -14,7 +14,7 @@ from tests.factories import NOON, notification
 from tests.fakes import Events
 from worker.domain.delivery import Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, GraphEndpoint, Mailbox
+from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, Secret
 from worker.domain.message import OutgoingMessage, compose
 from worker.emulator.run import Emulator
 from worker.graph.conversation import Timeouts
@@ -25,10 +25,10 @@ from worker.oauth.tokens import MsalTokens
 def graph_mailbox(emulator: Emulator, address: str = "notifications@contoso.example", **fields: Any) -> Mailbox:
     """A mailbox of the emulator's tenant."""
     app, ca_file = emulator.plan.apps[0], str(emulator.certificates.ca_file)
-    credentials = ClientSecret(
+    credentials = OAuth(
         authority=f"{emulator.token_url}/{app.tenant_id}",
         client_id=app.client_id,
-        client_secret=SecretStr(app.client_secret),
+        proof=Secret(SecretStr(app.client_secret)),
         scope="https://graph.microsoft.com/.default",
         username=address,
         ca_file=ca_file,

@@ -14,7 +14,7 @@ from contracts.address import parse
 from tests.factories import JANA, NOON, notification
 from worker.domain.delivery import Accepted, Broken, Fault, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, GraphEndpoint, Mailbox
+from worker.domain.mailbox import DeviceLogin, GraphEndpoint, Mailbox, OAuth
 from worker.domain.message import compose
 from worker.emulator.authority import Certificates, make_certificates
 from worker.graph.answer import Answer
@@ -66,7 +66,7 @@ class Post:
         return True
 
     async def to(self, port: int, ca_file: str | None, *, answer: float = 5) -> Submission:
-        credentials = ClientSecret("https://login.example/t", "app", None, "s", "a@contoso.com")  # type: ignore[arg-type]
+        credentials = OAuth("https://login.example/t", "app", DeviceLogin(), "s", "a@contoso.com")
         endpoint = GraphEndpoint(f"https://localhost:{port}/v1.0", "a@contoso.com", credentials, ca_file=ca_file)
         mailbox = Mailbox("portal", parse("a@contoso.com"), "Portal", endpoint)
         transport = GraphTransport(OneToken(), Timeouts(connect=5, answer=answer, whole=10))
