@@ -290,10 +290,10 @@ class _Mailbox(_Table):
     def _one_way_out(self) -> Self:
         if self.oauth and self.login:
             raise ValueError("has both [oauth] and [login]; keep one")
-        if (self.host is None and self.graph is None) == (self.pickup is None):
-            raise ValueError("needs either a host (or a preset) or [pickup], or [graph]")
         if self.pickup and (self.oauth or self.login or self.tls or self.port or self.graph):
-            raise ValueError("a pickup directory has no host, port, tls, login or oauth, and no [graph]")
+            raise ValueError("a pickup directory has no host, port, tls, login, oauth or graph")
+        if (self.host is None and self.graph is None) == (self.pickup is None):
+            raise ValueError("needs either a host (or a preset) or [graph] or [pickup]")
         if self.graph and not self.oauth:
             raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")
         self._ordered()

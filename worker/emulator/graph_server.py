@@ -116,7 +116,7 @@ class GraphServer:
             request_id = str(uuid.uuid4())
             try:
                 body = await request.body()
-                account = self._admitted(request, user, body)
+                account = await self._admitted(request, user, body)
                 journal.write("login", connection=number, login=user, mechanism="graph")
                 response = await self._counted(handler(request, account, body), user, number)
             except _Refused as no:
@@ -137,7 +137,7 @@ class GraphServer:
 
         return guarded
 
-    def _admitted(self, request: Request, user: str, body: bytes) -> MailboxAccount:
+    async def _admitted(self, request: Request, user: str, body: bytes) -> MailboxAccount:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         account = self._accounts.get(user)
         if not token:
@@ -151,6 +151,8 @@ class GraphServer:
             raise _Refused(404, "ErrorInvalidUser", f"The requested user '{user}' is invalid.")
         if problem:
             raise _Refused(403, "ErrorAccessDenied", "Access is denied. Check credentials and try again.")
+        if rule := self._backstage.play.answer(Moment.GRAPH_ACCESS, user):
+            await self._say(rule, request)
         if len(body) > self._backstage.governor.limits.graph_octets:
             raise _Refused(413, "RequestEntityTooLarge", "The request entity is too large.")
         return account

@@ -25,7 +25,11 @@ SILENT = "silent"
 
 
 class Moment(StrEnum):
-    """When a rule speaks. BOUNCE is after the acceptance: a non-delivery report."""
+    """When a rule speaks.
+
+    GRAPH_ACCESS is at every request to Graph before it is looked at, GRAPH when a mail is to be sent; BOUNCE is after
+    the acceptance: a non-delivery report.
+    """
 
     CONNECT = "connect"
     EHLO = "ehlo"
@@ -35,6 +39,7 @@ class Moment(StrEnum):
     RCPT = "rcpt"
     DATA = "data"
     DOT = "dot"
+    GRAPH_ACCESS = "graph-access"
     GRAPH = "graph"
     BOUNCE = "bounce"
 
@@ -141,7 +146,7 @@ class Catalogue:
         return replace(found, rules=tuple(_narrowed(rule, pattern) for rule in found.rules)) if pattern else found
 
 
-_BEFORE_RECIPIENTS = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS, Moment.AUTH, Moment.MAIL)
+_BEFORE_RECIPIENTS = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS, Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS)
 
 
 def _narrowed(rule: Rule, pattern: str) -> Rule:

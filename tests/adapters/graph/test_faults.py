@@ -9,13 +9,12 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
-from pydantic import SecretStr
 
 from contracts.address import parse
 from tests.factories import JANA, NOON, notification
 from worker.domain.delivery import Accepted, Broken, Fault, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, Secret
+from worker.domain.mailbox import DeviceLogin, GraphEndpoint, Mailbox, OAuth
 from worker.domain.message import compose
 from worker.emulator.authority import Certificates, make_certificates
 from worker.graph.answer import Answer
@@ -67,7 +66,7 @@ class Post:
         return True
 
     async def to(self, port: int, ca_file: str | None, *, answer: float = 5) -> Submission:
-        credentials = OAuth("https://login.example/t", "app", Secret(SecretStr("x")), "s", "a@contoso.com")
+        credentials = OAuth("https://login.example/t", "app", DeviceLogin(), "s", "a@contoso.com")
         endpoint = GraphEndpoint(f"https://localhost:{port}/v1.0", "a@contoso.com", credentials, ca_file=ca_file)
         mailbox = Mailbox("portal", parse("a@contoso.com"), "Portal", endpoint)
         transport = GraphTransport(OneToken(), Timeouts(connect=5, answer=answer, whole=10))

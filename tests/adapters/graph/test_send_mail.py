@@ -180,3 +180,10 @@ async def test_probe_names_what_keeps_a_mailbox_from_sending(sender: Sender, emu
     problem = await sender.transport.probe(graph_mailbox(emulator, "stranger@contoso.example"))
     assert isinstance(problem, Refused)
     assert problem.reply.code == 404
+
+
+@pytest.mark.parametrize("rule", ["graph-access-denied", "graph-odata-disabled", "graph-no-mailbox"])
+async def test_probe_meets_what_a_mail_would_meet(sender: Sender, emulator: Emulator, rule: str) -> None:
+    problem = await sender.transport.probe(graph_mailbox(emulator, f"{rule}@contoso.example"))
+    assert isinstance(problem, Refused)
+    assert problem.reply.code in (403, 404)
