@@ -50,7 +50,7 @@ schemas: install ## write what is generated: JSON Schemas, RabbitMQ definitions,
 	$(BIN)/python deploy/local/generate.py
 
 lock: install ## pin the newest allowed requirements, with hashes
-	for extras in "worker --extra emulator --extra speed" "dev --group dev --extra emulator --extra speed"; do \
+	for extras in "worker --extra emulator --extra postgres --extra speed" "dev --group dev --extra emulator --extra postgres --extra speed"; do \
 	  set -- $$extras; name=$$1; shift; \
 	  $(BIN)/uv pip compile -q pyproject.toml "$$@" --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --no-header -o deploy/requirements/$$name.txt; done

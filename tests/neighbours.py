@@ -137,6 +137,7 @@ async def running_worker(
         "POSTLANE_HEALTH__PORT": "0",
         "POSTLANE_LOG__FORMAT": "json",
         "POSTLANE_RETRY__FIRST_SECONDS": "1",
+        "POSTLANE_STORE__URL": f"sqlite:///{directory / 'postlane.sqlite3'}",
         **(settings or {}),
     }
     process = await asyncio.create_subprocess_exec(

@@ -40,13 +40,13 @@ class Cluster:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        log = (self._directory / "postgres.log").open("ab")
         command = [
             str(self._programs / "postgres"),
             *("-D", str(self._data), "-p", str(self.port), "-k", str(self._directory)),
             *("-c", "listen_addresses=127.0.0.1", "-c", "max_connections=100"),
         ]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, **_as_postgres())
+        with (self._directory / "postgres.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **_as_postgres())
         until = time.monotonic() + _WITHIN
         while self._call("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), check=False):
             if time.monotonic() > until or self._process.poll() is not None:

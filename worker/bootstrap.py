@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 from worker import mailbox_file
 from worker.attachments.directory import AttachmentDirectory
@@ -24,16 +25,22 @@ from worker.graph import conversation
 from worker.graph.transport import GraphTransport
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
-from worker.ports import Observe, Store, Tokens
+from worker.ports import Observe, Store, StoreDown, Tokens
 from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
-from worker.store.memory import MemoryGate, MemoryLedger
+from worker.store.inventory import inventory as inventories
+from worker.store.inventory import migrated
+from worker.store.memory import MemoryGate
+from worker.store.opening import MEMORY, opened
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
 from worker.templates.renderer import NoTemplates, Renderer
+from worker.unusable import Unusable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +93,54 @@ def directory(settings: Settings) -> Directory:
         raise SettingsError(str(error)) from error
 
 
+def _opened(settings: Settings) -> AbstractAsyncContextManager[Store]:
+    store = settings.store
+    retention = timedelta(days=store.retention_days)
+    return opened(
+        store.url.get_secret_value(), name=settings.worker.name, lease=store.lease_seconds, retention=retention
+    )
+
+
 @asynccontextmanager
 async def store(settings: Settings) -> AsyncIterator[Store]:
-    """The store, opened."""
-    del settings
-    yield MemoryLedger()
+    """The store, for commands.
+
+    Raises:
+        Unusable: it is out of reach, or another version's.
+    """
+    try:
+        async with _opened(settings) as opened_store:
+            yield opened_store
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
+
+
+async def migrate(settings: Settings) -> str:
+    """Bring the store's tables to this version's form; what was done, in words.
+
+    Raises:
+        Unusable: it is out of reach, or keeps nothing.
+    """
+    return await _on_disk(settings, migrated)
+
+
+async def inventory(settings: Settings) -> dict[str, str | int]:
+    """What is in the store, in numbers.
+
+    Raises:
+        Unusable: it is out of reach, or keeps nothing.
+    """
+    return await _on_disk(settings, lambda url: inventories(url, settings.store.lease_seconds))
+
+
+async def _on_disk(settings: Settings, treat: Callable[[str], Awaitable[T]]) -> T:
+    url = settings.store.url.get_secret_value()
+    if url == MEMORY:
+        raise Unusable(f"store.url is {MEMORY}: each worker keeps its own, and forgets it when it ends.")
+    try:
+        return await treat(url)
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +169,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
-        kept = hooks.store(await stack.enter_async_context(store(settings)))
+        kept = hooks.store(await stack.enter_async_context(_opened(settings)))
         tokens = MsalTokens(observe)
         stack.callback(tokens.close)
         courier = _courier(settings, mailboxes, kept, tokens, observe, stack)

@@ -82,6 +82,32 @@ class MailboxesSettings(_Section):
     )
 
 
+def _state_file() -> SecretStr:
+    """One place per machine, or per user where that may not be written to: workers side by side must share it."""
+    system = Path("/var/lib/postlane")
+    if system.is_dir() and os.access(system, os.W_OK):
+        return SecretStr(f"sqlite:///{system / 'postlane.sqlite3'}")
+    return SecretStr(f"sqlite:///{Path.home() / '.local/state/postlane/postlane.sqlite3'}")
+
+
+class StoreSettings(_Section):
+    """Where hand-overs are written down, so that nothing is lost and nothing sent twice."""
+
+    url: Annotated[
+        SecretStr,
+        Field(
+            description="sqlite:///FILE shared by all workers of one host, postgresql://USER:PASSWORD@HOST/DATABASE "
+            "for several hosts, memory:// for trials; default: a file in /var/lib/postlane, or else in ~/.local/state"
+        ),
+    ] = Field(default_factory=_state_file)
+    retention_days: Annotated[
+        float, Field(gt=0, le=3650, description="how long finished notifications are known again by their id")
+    ] = 7
+    lease_seconds: Annotated[
+        float, Field(gt=0, le=600, description="a worker that has said nothing for so long is taken for dead")
+    ] = 15
+
+
 class SmtpSettings(_Section):
     """Submission."""
 
@@ -164,6 +190,7 @@ class Settings(BaseSettings):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)

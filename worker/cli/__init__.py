@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from contracts import __version__
-from worker.cli import cancel, check, config, demo, emulator, health, route, run, send, template, topology
+from worker.cli import (
+    cancel,
+    check,
+    config,
+    dead,
+    demo,
+    doubt,
+    emulator,
+    health,
+    route,
+    run,
+    send,
+    store,
+    template,
+    topology,
+)
 from worker.unusable import Unusable
 
 app = typer.Typer(
@@ -44,9 +59,11 @@ app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
-app.add_typer(template.app, name="template")
+app.add_typer(dead.app, name="dead")
+app.add_typer(doubt.app, name="doubt")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
+app.add_typer(store.app, name="store")
 
 
 def main() -> None:

@@ -148,6 +148,7 @@ async def _start_worker(
         "POSTLANE_WORKER__NAME": f"demo-worker-{number}",
         "POSTLANE_HEALTH__PORT": "0",
         "POSTLANE_LOG__FORMAT": "json",
+        "POSTLANE_STORE__URL": f"sqlite:///{directory / 'postlane.sqlite3'}",
     }
     with (directory / f"worker-{number}.log").open("wb") as log:
         return await asyncio.create_subprocess_exec(

@@ -167,7 +167,8 @@ class MemoryLedger:
         entry = self._entries.get(key)
         if entry is not None and entry.underway:
             return False
-        self._entries[key] = _Entry(digest, progress, underway=False, epoch=entry.epoch if entry else 0)
+        epoch, pending = (entry.epoch, entry.pending) if entry else (0, [])
+        self._entries[key] = _Entry(digest, progress, underway=False, epoch=epoch, pending=pending)
         await self.note(actor, "replay", str(key), "")
         return True
 

@@ -1,0 +1,86 @@
+"""The tables. One row per notification holds where it stands and what its producer has still to be told.
+
+Mails are never stored. Moments are whole microseconds since 1970 by the database's clock, so that SQLite and PostgreSQL
+compare them alike; only `next_at` is the worker's word. The migrations beside this file create what is described here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+REVISION = "0001"
+"""The newest migration: what this program works with."""
+
+metadata = MetaData()
+
+notification = Table(
+    "notification",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("id", String(128), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("stage", String(1), nullable=False),
+    Column("owner", String(32), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("unwanted", Boolean, nullable=False),
+    Column("told", Boolean, nullable=False),
+    Column("next_at", BigInteger),
+    Column("progress", Text, nullable=False),
+    Column("status", String(24)),
+    Column("result", Text),
+    Column("pending", Text),
+    Column("publisher", String(32)),
+    Column("due_at", BigInteger),
+    Column("finished_at", BigInteger),
+)
+"""`pending` are results that nobody has confirmed yet; from `due_at` on, or once `publisher` is dead, they are
+anybody's to publish."""
+
+Index("notification_due", notification.c.due_at, postgresql_where=notification.c.due_at.is_not(None),
+      sqlite_where=notification.c.due_at.is_not(None))  # fmt: skip
+Index("notification_finished", notification.c.finished_at, postgresql_where=notification.c.finished_at.is_not(None),
+      sqlite_where=notification.c.finished_at.is_not(None))  # fmt: skip
+Index("notification_doubt", notification.c.finished_at, postgresql_where=notification.c.status == "in_doubt",
+      sqlite_where=notification.c.status == "in_doubt")  # fmt: skip
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("instance", String(32), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+"""A process that lives, as long as it says so. A claim is as good as its owner is alive."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+
+class database_now(GenericFunction[int]):  # noqa: N801 - it is written like an SQL function
+    """This very moment by the database's clock, in microseconds."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(_element: object, _compiler: object, **_: Any) -> str:
+    # Not now(): that is when the transaction began, which may have waited for a lock since.
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(_element: object, _compiler: object, **_: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS integer)"
