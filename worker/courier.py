@@ -309,12 +309,15 @@ class Courier:
             return refuse(case, refused, _open(case))
         if suppressed(mailbox, restraint):
             return suppress(case, chosen, _open(case))
-        sent = outgoing(case.notification, chosen, restraint, _open(case))
+        still_open = _open(case)
+        turn = case.progress.turn(still_open)
+        sent = outgoing(case.notification, chosen, restraint, turn)
         if isinstance(sent, Refusal):
-            return refuse(case, sent, _open(case))
+            return refuse(case, sent, still_open)
         case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice())
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in turn)
+        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
@@ -332,7 +335,7 @@ class Courier:
             used, submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
-            return refuse(case, _missing(error), trial.tried)
+            return refuse(case, _missing(error), _open(case))
         except BaseException:
             await self.gate.cleared(admission, tried=False)
             raise

@@ -11,7 +11,7 @@ from contracts.delivery import Result
 from contracts.notification import Attachment, Priority
 from worker.domain.delivery import Broken, Key, Progress, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Mailbox, MailScope
+from worker.domain.mailbox import Mailbox, MailScope, OAuth
 from worker.domain.message import OutgoingMessage
 from worker.domain.verdict import Verdict
 from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording
@@ -322,7 +322,7 @@ class Tokens(Protocol):
     """Where access tokens come from."""
 
     async def token(
-        self, mailbox: str, credentials: ClientSecret, *, rejected: Token | None = None
+        self, mailbox: str, credentials: OAuth, *, rejected: Token | None = None
     ) -> Token | TokenRefused | Broken:
         """A token with enough time left, from the cache if there is one and it is not the rejected one."""
 

@@ -28,6 +28,8 @@ progresses = st.builds(
         st.builds(Outcome, st.sampled_from([A, F, U]), replies, st.sampled_from(["", "recipient-permanent"])),
     ),
     told=st.sampled_from(["", "auth-config/mailbox-permission"]),
+    group=st.integers(0, 500),
+    cap=st.integers(0, 500),
 )
 
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from worker.domain.delivery import Broken, Fault, Refused, Stage, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Mailbox, NoLogin, Password, SmtpEndpoint
+from worker.domain.mailbox import Mailbox, NoLogin, OAuth, Password, SmtpEndpoint
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
@@ -68,11 +68,11 @@ class SmtpTransport:
                 return await self._opened(name, endpoint, None)
             case Password() as password:
                 return await self._opened(name, endpoint, password)
-            case ClientSecret() as client:
+            case OAuth() as client:
                 return await self._with_token(name, endpoint, client)
 
     async def _with_token(
-        self, name: str, endpoint: SmtpEndpoint, client: ClientSecret
+        self, name: str, endpoint: SmtpEndpoint, client: OAuth
     ) -> Session | Refused | TokenRefused | Broken:
         token = await self._tokens.token(name, client)
         if not isinstance(token, Token):
