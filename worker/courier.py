@@ -454,10 +454,11 @@ def _key(notification: Notification) -> Key:
 
 
 def digest(notification: Notification) -> str:
-    """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
-    said = notification.model_dump(
-        mode="json", exclude_defaults=True
-    )  # a field that comes to the contract changes none
+    """Fingerprint of the content: the same for the same message, however its JSON is laid out.
+
+    What is left out leaves no trace in it, so that a new field of the contract changes no fingerprint on record.
+    """
+    said = notification.model_dump(mode="json", exclude_defaults=True)
     content = {**said, "tenant": notification.tenant.lower()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+import signal
 from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contracts.delivery import DeliveryStatus
+from contracts.delivery import DeliveryStatus, Result
 from contracts.notification import NOTIFICATION_TYPE, Notification
 from contracts.publisher import publisher
 from tests.neighbours import Inbox, WorkerProcess, running_worker
@@ -143,3 +144,26 @@ async def test_mass_mail_reaches_fifty_people_one_by_one_but_for_the_one_that_wa
     wanted = [[person] for person in people if person != "reader7@fabrikam.example"]
     assert sorted(mail["rcpt_to"] for mail in sent) == sorted(wanted)
     assert {mail["notification_id"] for mail in sent} == {f"news/{n}" for n in range(1, 51)} - {"news/7"}
+
+
+async def test_worker_killed_in_the_middle_of_a_mass_mail_loses_nobody_and_doubles_nobody(
+    emulator: Emulator, mailboxes: Path, inbox: Inbox, address: BrokerAddress, topology: Topology, tmp_path: Path
+) -> None:
+    people = [f"reader{n}@fabrikam.example" for n in range(1, 201)]
+    news = notification("news", tenant="fabrikam", category="mass", to=people, subject="News", text="All is well.")
+    settings = {"POSTLANE_STORE__URL": f"sqlite:///{tmp_path / 'ledger.db'}", "POSTLANE_STORE__LEASE_SECONDS": "2"}
+
+    def ended(results: list[Result]) -> set[str | None]:
+        return {item.notification_id for item in results if item.final and item.status != "expanded"}
+
+    async with publisher(address.url, prefix=topology.prefix) as post:
+        await post.publish(news)
+    async with running_worker(address, topology, mailboxes, tmp_path, settings=settings) as first:
+        await inbox.until(lambda results: len(ended(results)) >= 10)
+        await first.stop(signal.SIGKILL)
+    async with running_worker(address, topology, mailboxes, tmp_path, settings=settings):
+        await inbox.until(lambda results: len(ended(results)) == len(people), patience=90)
+    reached = [person for mail in accepted(emulator) for person in mail["rcpt_to"]]
+    assert len(reached) == len(set(reached))
+    doubtful = {person.address for item in inbox.results if item.status == "in_doubt" for person in item.recipients}
+    assert set(reached) | doubtful == set(people)
