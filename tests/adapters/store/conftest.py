@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.postgres import Cluster, PostgresMissing
-from tests.postgres import postgres as postgresql
+from tests.postgres import Cluster
 from worker.ports import Store
 from worker.store.ledger import SqlLedger
 from worker.store.opening import opened
@@ -59,18 +57,6 @@ class Backend:
         """It goes on where it was, and does not know how long it was away; its clock tells it to say that it lives."""
         assert isinstance(store, SqlLedger)
         store._renewed = float("-inf")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL of our own."""
-    try:
-        with postgresql() as running:
-            yield running
-    except PostgresMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
 
 
 def address(cluster: Cluster, name: str) -> str:
