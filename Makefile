@@ -45,7 +45,7 @@ types: install ## mypy, strict
 
 check: lint types test ## what a commit must pass
 
-schemas: install ## write what is generated: JSON Schemas, RabbitMQ definitions, the environment example
+schemas: install ## write what is generated: JSON Schemas, RabbitMQ definitions, the environment example, the table of verdicts
 	$(BIN)/python -m contracts.schemas
 	$(BIN)/python deploy/local/generate.py
 

@@ -11,11 +11,11 @@ from contracts.notification import Attachment
 from tests.factories import NOON
 from worker.domain.delivery import Accepted, Fenced, Key, Progress, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Mailbox
+from worker.domain.mailbox import Mailbox, MailScope
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.domain.verdict import Verdict
-from worker.domain.wording import Order, Overdue, Rule, Unreadable, Unrenderable, Wording, rule_for
+from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording, rule_for
 from worker.events import Event
 from worker.ports import (
     Admission,
@@ -270,15 +270,15 @@ class FakeTemplates:
 
     rules: list[Rule] = field(default_factory=list)
     away: Unreadable | None = None
-    answer: Wording | Unrenderable | Unreadable | Overdue = field(
+    answer: Wording | Unrenderable | Unreadable = field(
         default_factory=lambda: Wording("en", "A subject", "A text.", "<p>A text.</p>")
     )
     orders: list[Order] = field(default_factory=list)
 
-    async def rule(self, event: str, tenant: str) -> Rule | Unreadable | None:
-        return self.away or rule_for(event, tenant, self.rules)
+    async def rule(self, event: str, scope: MailScope) -> Rule | Unreadable | None:
+        return self.away or rule_for(event, scope, self.rules)
 
-    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable | Overdue:
+    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable:
         self.orders.append(order)
         return self.answer
 

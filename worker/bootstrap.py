@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +24,9 @@ from worker.domain.verdict import catalogue
 from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
+from worker.oauth.expiry import review
 from worker.oauth.tokens import MsalTokens
+from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
 from worker.ports import Observe, Store, StoreDown, Tokens
 from worker.probe import Health, look
@@ -40,6 +43,8 @@ from worker.templates.renderer import NoTemplates, Renderer
 from worker.unusable import Unusable
 
 T = TypeVar("T")
+
+_DAY = 24 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
         found = await stack.enter_async_context(_opened(settings))
         kept = hooks.store(found.books)
-        tokens = MsalTokens(observe)
+        tokens = msal_tokens(settings, observe)
         stack.callback(tokens.close)
         courier = _courier(settings, mailboxes, replace(found, books=kept), tokens, observe, stack)
         options = ServeOptions(
@@ -186,7 +191,25 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             servers = Health(lambda: mailboxes.mailboxes, partial(look, tokens=tokens), _now)
             stack.push_async_callback(servers.close)
             await stack.enter_async_context(_health(settings, worker, metrics, servers))
+        await stack.enter_async_context(_reviewing(mailboxes, observe))
         yield App(worker, mailboxes)
+
+
+@asynccontextmanager
+async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[None]:
+    """Tell at start and every day which credentials end and who still uses a password."""
+
+    async def daily() -> None:
+        while True:
+            for event in await asyncio.to_thread(lambda: list(review(mailboxes, datetime.now(UTC)))):
+                observe(event)
+            await asyncio.sleep(_DAY)
+
+    task = asyncio.create_task(daily())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _courier(
@@ -213,6 +236,20 @@ def _courier(
         observe=observe,
         max_octets=settings.worker.max_message_octets,
     )
+
+
+def vault(settings: Settings) -> Vault:
+    """Where sign-ins of persons are kept.
+
+    Raises:
+        VaultError: the key is none.
+    """
+    return Vault(settings.oauth.directory, keys(settings.oauth.key))
+
+
+def msal_tokens(settings: Settings, observe: Observe) -> MsalTokens:
+    """Where access tokens come from."""
+    return MsalTokens(observe, settings.oauth.timeout_seconds, vault(settings))
 
 
 def _now() -> datetime:

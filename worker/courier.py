@@ -32,7 +32,6 @@ from worker.domain.decision import (
     again,
     expand,
     expire,
-    put_off,
     puzzle,
     refuse,
     reject,
@@ -53,16 +52,7 @@ from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppr
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
 from worker.domain.verdict import Action, Row, Scope, Verdict
-from worker.domain.wording import (
-    Overdue,
-    Unreadable,
-    Unrenderable,
-    Wording,
-    filled,
-    ordered,
-    refusal_of,
-    worded,
-)
+from worker.domain.wording import Unreadable, Unrenderable, Wording, filled, ordered, refusal_of, verdict_of, worded
 from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
     Admission,
@@ -236,9 +226,9 @@ class Courier:
 
     async def _by_rule(self, case: Case, event: str) -> Notification | Decision:
         notification = case.notification
-        match await self.templates.rule(event, notification.tenant):
+        match await self.templates.rule(event, scope_of(notification)):
             case Unreadable() as away:
-                return put_off(case, refusal_of(away), self.policy, _open(case), self.dice())
+                return while_kept(case, verdict_of(away), _open(case), self.dice())
             case rule:
                 whole = filled(notification, rule)
         if isinstance(whole, Refusal):
@@ -260,7 +250,33 @@ class Courier:
             case Verdict() as verdict:
                 return while_kept(case, verdict, _open(case), self.dice())
             case None:
+                return await self._written(case, restraint, handover)
+
+    async def _written(self, case: Case, restraint: Restraint, handover: _Handover) -> Decision:
+        """One mail a person if it is mass mail, and the words that its template has for it."""
+        notification = case.notification
+        if mass.to_many(notification):
+            return self._expanded(case)
+        if (order := ordered(notification)) is None:
+            return await self._through(case, restraint, handover)
+        match await self.templates.render(order):
+            case Wording() as wording:
+                case = replace(case, notification=worded(notification, wording))
                 return await self._through(case, restraint, handover)
+            case Unrenderable() as fault:
+                return refuse(case, refusal_of(fault), _open(case))
+            case Unreadable() as away:
+                return while_kept(case, verdict_of(away), _open(case), self.dice())
+
+    def _expanded(self, case: Case) -> Decision:
+        """Split it, unless every part would be refused for the same reason."""
+        match route(case.notification, self.directory):
+            case Refusal() as refusal:
+                return refuse(case, refusal, _open(case))
+            case Route() | Wait() as found:
+                chosen = found.route if isinstance(found, Wait) else found
+                refused = check_sender(presented(case.notification, chosen), chosen.mailbox)
+                return refuse(case, refused, _open(case)) if refused else expand(case)
 
     async def _through(self, case: Case, restraint: Restraint, handover: _Handover) -> Decision:
         """Through the first mailbox that is available, or the next one while nothing was handed over."""
@@ -293,19 +309,15 @@ class Courier:
             return refuse(case, refused, _open(case))
         if suppressed(mailbox, restraint):
             return suppress(case, chosen, _open(case))
-        if mass.to_many(case.notification):
-            return expand(case)
-        trial = Trial(case, chosen, self.policy, _open(case), None, case.now, self.dice())
-        found = await self._worded(trial)
-        if isinstance(found, Decision):
-            return found
-        case = replace(case, notification=found)
-        sent = outgoing(case.notification, chosen, restraint, _open(case))
+        still_open = _open(case)
+        turn = case.progress.turn(still_open)
+        sent = outgoing(case.notification, chosen, restraint, turn)
         if isinstance(sent, Refusal):
-            return refuse(case, sent, _open(case))
+            return refuse(case, sent, still_open)
         case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        trial = replace(trial, case=case, route=sent.route, tried=sent.tried)
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in turn)
+        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
@@ -313,22 +325,6 @@ class Courier:
                 return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
                 return await self._admitted(trial, sent, envelope, admission, handover)
-
-    async def _worded(self, trial: Trial) -> Notification | Decision:
-        """The notification with the words that its template gives it, or what follows where there are none."""
-        case = trial.case
-        order = ordered(case.notification)
-        if order is None:
-            return case.notification
-        match await self.templates.render(order):
-            case Wording() as wording:
-                return worded(case.notification, wording)
-            case Unrenderable() as fault:
-                return refuse(case, refusal_of(fault), trial.tried)
-            case Unreadable() as away:
-                return put_off(case, refusal_of(away), self.policy, trial.tried, trial.dice)
-            case Overdue():
-                return while_busy(trial)
 
     async def _admitted(
         self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
@@ -339,7 +335,7 @@ class Courier:
             used, submission = await self._submit(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
-            return refuse(case, _missing(error), trial.tried)
+            return refuse(case, _missing(error), _open(case))
         except BaseException:
             await self.gate.cleared(admission, tried=False)
             raise
@@ -458,10 +454,11 @@ def _key(notification: Notification) -> Key:
 
 
 def digest(notification: Notification) -> str:
-    """Fingerprint of the content: the same for the same message, however its JSON is laid out."""
-    said = notification.model_dump(
-        mode="json", exclude_defaults=True
-    )  # a field that comes to the contract changes none
+    """Fingerprint of the content: the same for the same message, however its JSON is laid out.
+
+    What is left out leaves no trace in it, so that a new field of the contract changes no fingerprint on record.
+    """
+    said = notification.model_dump(mode="json", exclude_defaults=True)
     content = {**said, "tenant": notification.tenant.lower()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

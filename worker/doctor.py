@@ -6,29 +6,37 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from worker import bootstrap
 from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
+from worker.domain.claims import findings, permission_for, read
+from worker.domain.cloud import CLOUDS, is_high_volume
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import (
-    ClientSecret,
     Directory,
     GraphEndpoint,
     Mailbox,
     NoLogin,
+    OAuth,
     Password,
     PickupDirectory,
+    Secret,
     SmtpEndpoint,
 )
+from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT, SetupStep, step_of
 from worker.domain.reply import Reply
+from worker.domain.restraint import noticed
 from worker.domain.verdict import Verdict, catalogue
 from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
+from worker.oauth.expiry import WARN, End, credentials_of, end_of, retiring
+from worker.oauth.registration import registered_end
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Token
@@ -40,12 +48,6 @@ from worker.smtp.transport import password_mechanism
 
 State = Literal["ok", "warning", "failed"]
 
-_MICROSOFT = (".office365.com", ".outlook.com", ".office365.us")
-_RETIREMENT = (
-    "Microsoft switches basic authentication for SMTP AUTH off by default at the end of December 2026; an "
-    "administrator can switch it on again for a while; the final date will be announced in the second half of 2027."
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -54,6 +56,7 @@ class Step:
     Attributes:
         subject: `broker`, or `mailbox NAME`.
         seconds: how long it took; None where that says nothing.
+        setup: steps of `postlane office365 setup` that a failure points to, the likeliest first.
     """
 
     subject: str
@@ -62,6 +65,7 @@ class Step:
     detail: str = ""
     remedy: str = ""
     seconds: float | None = None
+    setup: tuple[SetupStep, ...] = ()
 
 
 async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> AsyncIterator[Step]:
@@ -77,10 +81,16 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     if missing := only - directory.mailboxes.keys():
         raise SettingsError(f"There is no mailbox {', '.join(sorted(missing))} in {settings.mailboxes.file}.")
     yield _producers(directory)
-    tokens = MsalTokens(_ignore)
+    for subject, words in noticed(directory):
+        if only and subject.removeprefix("mailbox ") not in only:
+            continue
+        yield Step(subject, words, "warning")
+    tokens = bootstrap.msal_tokens(settings, _ignore)
     try:
         for mailbox in directory.mailboxes.values():
             if not only or mailbox.name in only:
+                for step in await _outlook(mailbox, tokens, settings.oauth.timeout_seconds):
+                    yield step
                 for way in map(mailbox.via, mailbox.channels):
                     async for step in _mailbox(
                         way, tokens, bootstrap.timeouts(settings), bootstrap.graph_timeouts(settings)
@@ -138,12 +148,76 @@ async def _mailbox(
             async for step in _graph(subject, mailbox, endpoint, tokens, graph):
                 yield step
         case SmtpEndpoint() as endpoint:
-            if isinstance(endpoint.credentials, Password) and endpoint.host.endswith(_MICROSOFT):
-                yield Step(
-                    subject, "basic authentication", "warning", _RETIREMENT, "Move it to OAuth: README, Office 365."
-                )
             async for step in _submission(subject, mailbox, endpoint, tokens, timeouts):
                 yield step
+
+
+async def _outlook(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> list[Step]:
+    """What will stop working by itself one day."""
+    subject = f"mailbox {mailbox.name}"
+    steps = []
+    if (host := retiring(mailbox)) is not None:
+        detail = HVE_RETIREMENT if is_high_volume(host) else RETIREMENT
+        remedy = f"Move it to OAuth. The steps: postlane office365 setup --mailbox {mailbox.name}"
+        steps.append(Step(subject, f"basic authentication at {host}", "warning", detail, remedy))
+    ends = {end_of(credentials) for credentials in credentials_of(mailbox)} - {None}
+    if not ends:
+        ends = {await _registered(mailbox, tokens, timeout)} - {None}
+    return [*steps, *(_end(subject, end) for end in ends if end is not None)]
+
+
+async def _registered(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> End | None:
+    """The end of a client secret that nobody has written down, if the app may read it from Graph."""
+    credentials = next((found for found in credentials_of(mailbox) if isinstance(found.proof, Secret)), None)
+    if credentials is None or credentials.oidc:
+        return None
+    graph = _graph_of(mailbox, credentials)
+    if not graph:
+        return None
+    token = await tokens.token(mailbox.name, replace(credentials, scope=f"{graph}/.default"))
+    if not isinstance(token, Token):
+        return None
+    return await asyncio.to_thread(registered_end, graph, credentials, token, timeout)
+
+
+def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
+    """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
+    own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
+    clouds = (cloud.graph for cloud in CLOUDS.values() if credentials.authority.startswith(f"{cloud.authority}/"))
+    return own or next(clouds, "")
+
+
+def _end(subject: str, end: End) -> Step:
+    now = datetime.now(UTC)
+    left = end.at - now
+    state: State = "failed" if left <= timedelta() else "warning" if left < WARN else "ok"
+    what = f"{end.what} {'ended' if state == 'failed' else 'ends'} on {end.at:%Y-%m-%d} ({end.days(now)} days)"
+    remedy = "" if state == "ok" else f"Make a new {end.what}; two may be valid at once, so nothing is interrupted."
+    return Step(subject, what, state, remedy=remedy, setup=() if state == "ok" else (SetupStep.PROOF,))
+
+
+def _issuer(credentials: OAuth) -> str:
+    return credentials.authority or "this machine's managed identity endpoint"
+
+
+def _token_step(subject: str, token: Token, credentials: OAuth, permission: str) -> tuple[Step, bool | None]:
+    """What the token says of itself, and whether it shows the permission."""
+    claims = read(token.value)
+    if credentials.oidc or claims is None:
+        return Step(subject, "token is opaque to us, as it may be", "ok"), None
+    found = list(findings(claims, credentials, permission, datetime.now(UTC)))
+    fatal = [finding for finding in found if finding.fatal]
+    what = f"token for {claims.audience}: {', '.join(claims.roles or claims.scopes) or 'no permission shown'}"
+    shown = fatal or found
+    step = Step(
+        subject,
+        what,
+        "failed" if fatal else "ok",
+        " ".join(finding.problem for finding in shown),
+        " ".join(finding.remedy for finding in shown),
+        setup=tuple(dict.fromkeys(finding.step for finding in fatal if finding.step is not None)),
+    )
+    return step, permission in claims.roles or bool(claims.scopes)
 
 
 async def _graph(
@@ -151,12 +225,12 @@ async def _graph(
 ) -> AsyncIterator[Step]:
     started = time.monotonic()
     answer = await tokens.token(mailbox.name, endpoint.credentials)
-    what = f"token from {endpoint.credentials.authority} for {endpoint.credentials.scope}"
+    what = f"token from {_issuer(endpoint.credentials)} for {endpoint.credentials.scope}"
     if not isinstance(answer, Token):
-        found = _meaning(answer)
-        yield Step(subject, what, "failed", f"{found.explanation} ({_said(answer)})", found.remedy)
+        yield _failed(subject, what, answer)
         return
     yield Step(subject, what, "ok", seconds=time.monotonic() - started)
+    yield _token_step(subject, answer, endpoint.credentials, "Mail.Send")[0]
     started = time.monotonic()
     transport = GraphTransport(tokens, timeouts)
     try:
@@ -180,21 +254,23 @@ async def _submission(
     def step(what: str, failure: Refused | TokenRefused | Broken | None) -> Step:
         if failure is None:
             return Step(subject, what, "ok", seconds=time.monotonic() - started)
-        found = _meaning(failure)
-        return Step(subject, what, "failed", f"{found.explanation} ({_said(failure)})", found.remedy)
+        return _failed(subject, what, failure)
 
     problem = await _resolve(endpoint.host)
     yield step(f"resolve {endpoint.host}", problem)
     if problem is not None:
         return
     token: Token | None = None
-    if isinstance(endpoint.credentials, ClientSecret):
+    may_submit: bool | None = None
+    if isinstance(endpoint.credentials, OAuth):
         started = time.monotonic()
         answer = await tokens.token(mailbox.name, endpoint.credentials)
-        yield step(f"token from {endpoint.credentials.authority}", None if isinstance(answer, Token) else answer)
+        yield step(f"token from {_issuer(endpoint.credentials)}", None if isinstance(answer, Token) else answer)
         if not isinstance(answer, Token):
             return
         token = answer
+        told, may_submit = _token_step(subject, token, endpoint.credentials, permission_for(endpoint.host))
+        yield told
     started = time.monotonic()
     connection = await connect(endpoint, timeouts)
     if not isinstance(connection, Connection):
@@ -202,7 +278,7 @@ async def _submission(
         return
     yield step(f"connect to {endpoint.host}:{endpoint.port}, TLS {connection.tls}", None)
     try:
-        async for inner in _session(subject, mailbox, endpoint, connection, token, timeouts):
+        async for inner in _session(subject, mailbox, endpoint, connection, token, timeouts, may_submit):
             yield inner
     finally:
         connection.dialogue.hang_up()
@@ -215,6 +291,7 @@ async def _session(
     connection: Connection,
     token: Token | None,
     timeouts: Timeouts,
+    may_submit: bool | None,  # noqa: FBT001 - what the token shows, if it shows anything
 ) -> AsyncIterator[Step]:
     started = time.monotonic()
     match endpoint.credentials:
@@ -222,14 +299,14 @@ async def _session(
             mechanism = None
         case Password() as login:
             mechanism = password_mechanism(login, connection)
-        case ClientSecret() as client:
+        case OAuth() as client:
             mechanism = Xoauth2(client.username, token.value if token else "")
     if mechanism is not None:
         answer = await authenticate(connection, mechanism, timeouts)
         what = f"log in by {mechanism.name} as {mechanism.username}"
         if not isinstance(answer, Reply):
-            found = _meaning(answer)
-            yield Step(subject, what, "failed", f"{found.explanation} ({_said(answer)})", found.remedy)
+            by_token = isinstance(endpoint.credentials, OAuth) and not endpoint.credentials.oidc
+            yield _failed(subject, what, answer, step_of(answer, may_submit=may_submit) if by_token else ())
             return
         yield Step(subject, what, "ok", seconds=time.monotonic() - started)
     yield await _sender(subject, mailbox, connection, timeouts)
@@ -248,6 +325,14 @@ async def _sender(subject: str, mailbox: Mailbox, connection: Connection, timeou
         return Step(subject, what, "ok", seconds=time.monotonic() - started)
     found = verdicts.of_refusal(catalogue(), Refused(Stage.MAIL, reply))
     return Step(subject, what, "failed", f"{found.explanation} ({reply})", found.remedy)
+
+
+def _failed(
+    subject: str, what: str, failure: Refused | TokenRefused | Broken, setup: tuple[SetupStep, ...] | None = None
+) -> Step:
+    found = _meaning(failure)
+    steps = step_of(failure, may_submit=None) if setup is None and isinstance(failure, TokenRefused) else setup or ()
+    return Step(subject, what, "failed", f"{found.explanation} ({_said(failure)})", found.remedy, setup=steps)
 
 
 async def _resolve(host: str) -> Broken | None:

@@ -78,6 +78,30 @@ class TokenFetched:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialEnds:
+    """When a mailbox's client secret or certificate ends, told at start and every day.
+
+    Attributes:
+        what: `client secret` or `certificate`.
+        days: left; negative once it is over.
+        urgent: somebody should make a new one.
+    """
+
+    mailbox: str
+    what: str
+    at: datetime
+    days: int
+    urgent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BasicAuthRetiring:
+    """Mailboxes that log in at Microsoft's with a password, told at start and every day."""
+
+    mailboxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerUp:
     """Connected, and our consumers exist on the broker.
 
@@ -182,6 +206,8 @@ Event = (
     | UnknownReply
     | SessionOpened
     | TokenFetched
+    | CredentialEnds
+    | BasicAuthRetiring
     | BrokerUp
     | BrokerDown
     | BrokerBlocked

@@ -10,7 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
@@ -23,27 +23,37 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, PartName, TenantName
+from worker.domain.cloud import CLOUDS, Cloud, CloudName
 from worker.domain.mailbox import (
-    ClientSecret,
+    Certificate,
     Credentials,
+    DeviceLogin,
     Directory,
     Endpoint,
+    Federated,
     GraphEndpoint,
     Limits,
     Mailbox,
+    ManagedIdentity,
     NoLogin,
+    OAuth,
     Password,
     PickupDirectory,
     PickupFlavour,
     Producer,
+    Proof,
     Rank,
     Redirect,
     Restraint,
+    Secret,
     SessionLimits,
     SmtpEndpoint,
     Stop,
@@ -52,11 +62,10 @@ from worker.domain.mailbox import (
 )
 from worker.unusable import Unusable
 
-MICROSOFT_AUTHORITY = "https://login.microsoftonline.com"
-MICROSOFT_SCOPE = "https://outlook.office365.com/.default"
+_PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
-_OFFICE365 = {"host": "smtp.office365.com", "port": 587, "tls": "starttls", "connections": 1}
+_OFFICE365 = {"port": 587, "tls": "starttls", "connections": 1}
 # https://learn.microsoft.com/en-us/office365/servicedescriptions/exchange-online-service-description/exchange-online-limits
 _OFFICE365_LIMITS = {"connections": 3, "per_minute": 30, "recipients_per_day": 10_000}
 
@@ -92,11 +101,11 @@ def _host(text: str) -> str:
     return text
 
 
-Text = Annotated[str, StringConstraints(min_length=1)]
 AddressText = Annotated[str, AfterValidator(_address)]
 Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
 DomainText = Annotated[str, AfterValidator(_domain)]
 Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -109,27 +118,78 @@ class _Table(BaseModel):
 
 
 class _OAuth(_Table):
-    """App registration with client secret."""
+    """OAuth 2.0, by one of the proofs."""
 
-    client_id: Text
+    managed_identity: Text | None = None
+    client_id: Annotated[Text | None, Field(validate_default=True)] = None
     tenant_id: Text | None = None
     authority: str | None = None
     oidc_issuer: str | None = None
-    scope: Text = MICROSOFT_SCOPE
+    scope: Text | None = None
     username: Text | None = None
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     client_secret_env: str | None = None
+    expires: date | None = None
+    certificate_file: Path | None = None
+    certificate_password: SecretStr | None = None
+    certificate_password_file: Path | None = None
+    certificate_password_env: str | None = None
+    federated_token_file: Path | None = None
+    federated_token_file_env: Text | None = None
+    device_login: Literal[True] | None = None
     ca_file: Path | None = None
+
+    @field_validator("client_id")
+    @classmethod
+    def _client_unless_managed(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("managed_identity") is None:
+            raise PydanticCustomError("missing", "is missing")
+        return value
+
+    @model_validator(mode="after")
+    def _one_proof(self) -> Self:
+        proofs = self._proofs()
+        if len(proofs) > 1:
+            raise ValueError(f"has {' and '.join(proofs)}; keep one")
+        if not proofs:
+            raise ValueError(
+                "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file or "
+                f"oauth.client_secret_env; or instead {_PROOFS}"
+            )
+        if self.expires is not None and "client_secret" not in proofs:
+            raise ValueError("expires belongs to a client secret; a certificate says itself when it ends")
+        if self._certificate_passwords() and self.certificate_file is None:
+            raise ValueError("certificate_password needs certificate_file")
+        return self
 
     @model_validator(mode="after")
     def _one_authority(self) -> Self:
-        if sum(item is not None for item in (self.tenant_id, self.authority, self.oidc_issuer)) != 1:
+        authorities = [item for item in (self.tenant_id, self.authority, self.oidc_issuer) if item is not None]
+        if self.managed_identity is not None:
+            if authorities or self.client_id is not None:
+                raise ValueError("a managed identity has no client_id, tenant_id, authority or oidc_issuer of its own")
+            return self
+        if len(authorities) != 1:
             raise ValueError("give exactly one of tenant_id (Microsoft Entra), authority or oidc_issuer")
         for item in (self.authority, self.oidc_issuer):
             if item is not None and not item.startswith("https://"):
                 raise ValueError("the token authority must be an https:// address")
         return self
+
+    def _proofs(self) -> list[str]:
+        given = {
+            "client_secret": (self.client_secret, self.client_secret_file, self.client_secret_env),
+            "certificate_file": (self.certificate_file,),
+            "federated_token_file": (self.federated_token_file, self.federated_token_file_env),
+            "managed_identity": (self.managed_identity,),
+            "device_login": (self.device_login,),
+        }
+        return [name for name, values in given.items() if any(value is not None for value in values)]
+
+    def _certificate_passwords(self) -> bool:
+        given = (self.certificate_password, self.certificate_password_file, self.certificate_password_env)
+        return any(item is not None for item in given)
 
 
 class _Login(_Table):
@@ -165,7 +225,7 @@ class _Limits(_Table):
 class _Graph(_Table):
     """Microsoft Graph; the app registration is that of [oauth]."""
 
-    url: str = "https://graph.microsoft.com"
+    url: str | None = None
     user: Annotated[str | None, StringConstraints(min_length=1)] = None
     scope: str | None = None
     concurrent: Annotated[int, Field(ge=1, le=20)] = 4
@@ -173,7 +233,7 @@ class _Graph(_Table):
 
     @model_validator(mode="after")
     def _secure(self) -> Self:
-        if not self.url.startswith("https://"):
+        if self.url is not None and not self.url.startswith("https://"):
             raise ValueError("url must be an https:// address")
         return self
 
@@ -198,6 +258,7 @@ class _Mailbox(_Table):
     suppress: bool = False
     limits: _Limits = _Limits()
     preset: Literal["office365"] | None = None
+    cloud: CloudName = CloudName.GLOBAL
     host: Annotated[str, AfterValidator(_host)] | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
     tls: Tls | None = None
@@ -221,7 +282,9 @@ class _Mailbox(_Table):
             return value
         limits = value.get("limits", {})
         with_limits = {**_OFFICE365_LIMITS, **limits} if isinstance(limits, Mapping) else limits
-        return {**_OFFICE365, **value, "limits": with_limits}
+        cloud = value.get("cloud", CloudName.GLOBAL)
+        host = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else "unknown"
+        return {"host": host, **_OFFICE365, **value, "limits": with_limits}
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:
@@ -436,14 +499,15 @@ def _channels(table: _Mailbox, environment: Mapping[str, str]) -> list[Endpoint]
 
 def _graph(table: _Mailbox, graph: _Graph, environment: Mapping[str, str]) -> GraphEndpoint:
     """Its token has an audience of its own: one for SMTP is refused."""
-    url = graph.url.rstrip("/")
+    url = (graph.url or CLOUDS[table.cloud].graph).rstrip("/")
     credentials = _credentials(table, parse(table.address), environment)
-    if not isinstance(credentials, ClientSecret):
+    if not isinstance(credentials, OAuth):
         raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")  # noqa: TRY004 - of the file
+    permission = "Mail.Send" if isinstance(credentials.proof, DeviceLogin) else ".default"
     return GraphEndpoint(
         url=f"{url}/v1.0",
         user=graph.user or table.address,
-        credentials=replace(credentials, scope=graph.scope or f"{url}/.default"),
+        credentials=replace(credentials, scope=graph.scope or f"{url}/{permission}"),
         concurrent=graph.concurrent,
         ca_file=_existing(graph.ca_file),
     )
@@ -482,18 +546,54 @@ def _credentials(table: _Mailbox, address: AddrSpec, environment: Mapping[str, s
         secret = _secret("login.password", login.password, login.password_file, login.password_env, environment)
         return Password(login.username, secret, login.mechanism)
     if table.oauth is not None:
-        oauth = table.oauth
-        given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
-        return ClientSecret(
-            authority=oauth.oidc_issuer or oauth.authority or f"{MICROSOFT_AUTHORITY}/{oauth.tenant_id}",
-            client_id=oauth.client_id,
-            client_secret=_secret("oauth.client_secret", *given, environment),
-            scope=oauth.scope,
-            username=oauth.username or str(address),
-            oidc=oauth.oidc_issuer is not None,
-            ca_file=_existing(oauth.ca_file),
-        )
+        return _oauth(table.oauth, CLOUDS[table.cloud], str(address), environment)
     return NoLogin()
+
+
+def _oauth(oauth: _OAuth, cloud: Cloud, address: str, environment: Mapping[str, str]) -> OAuth:
+    proof = _proof(oauth, environment)
+    tenant = f"{cloud.authority}/{oauth.tenant_id}" if oauth.tenant_id else ""
+    return OAuth(
+        authority=oauth.oidc_issuer or oauth.authority or tenant,
+        client_id=oauth.client_id or "",
+        proof=proof,
+        scope=oauth.scope or (cloud.delegated_scope if isinstance(proof, DeviceLogin) else cloud.scope),
+        username=oauth.username or address,
+        oidc=oauth.oidc_issuer is not None,
+        ca_file=_existing(oauth.ca_file),
+    )
+
+
+def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
+    if oauth.certificate_file is not None:
+        given = (oauth.certificate_password, oauth.certificate_password_file, oauth.certificate_password_env)
+        wanted = any(item is not None for item in given)
+        password = _secret("oauth.certificate_password", *given, environment) if wanted else None
+        return Certificate(_file("oauth.certificate_file", oauth.certificate_file), password)
+    if oauth.federated_token_file is not None and oauth.federated_token_file_env is not None:
+        raise ValueError("give oauth.federated_token_file or oauth.federated_token_file_env, not both")
+    if oauth.federated_token_file is not None:
+        return Federated(_file("oauth.federated_token_file", oauth.federated_token_file))
+    if oauth.federated_token_file_env is not None:
+        variable = oauth.federated_token_file_env
+        if not environment.get(variable):
+            raise ValueError(f"oauth.federated_token_file_env: variable {variable} is empty; is workload identity on?")
+        return Federated(_file("oauth.federated_token_file_env", Path(environment[variable])))
+    if (identity := oauth.managed_identity) is not None:
+        if identity == "system":
+            return ManagedIdentity()
+        by_resource = identity.startswith("/subscriptions/")
+        return ManagedIdentity(resource_id=identity) if by_resource else ManagedIdentity(client_id=identity)
+    if oauth.device_login:
+        return DeviceLogin()
+    given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
+    return Secret(_secret("oauth.client_secret", *given, environment), oauth.expires)
+
+
+def _file(what: str, path: Path) -> PurePath:
+    if not path.is_file():
+        raise ValueError(f"{what}: {path} is no file")
+    return PurePath(path)
 
 
 def _secret(

@@ -11,10 +11,10 @@ from contracts.delivery import Result
 from contracts.notification import Attachment, Priority
 from worker.domain.delivery import Broken, Key, Progress, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Mailbox
+from worker.domain.mailbox import Mailbox, MailScope, OAuth
 from worker.domain.message import OutgoingMessage
 from worker.domain.verdict import Verdict
-from worker.domain.wording import Order, Overdue, Rule, Unreadable, Unrenderable, Wording
+from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording
 from worker.events import Event
 
 Clock = Callable[[], datetime]
@@ -342,7 +342,7 @@ class Tokens(Protocol):
     """Where access tokens come from."""
 
     async def token(
-        self, mailbox: str, credentials: ClientSecret, *, rejected: Token | None = None
+        self, mailbox: str, credentials: OAuth, *, rejected: Token | None = None
     ) -> Token | TokenRefused | Broken:
         """A token with enough time left, from the cache if there is one and it is not the rejected one."""
 
@@ -361,10 +361,10 @@ class Files(Protocol):
 class Templates(Protocol):
     """What mails say where their producer left that to us."""
 
-    async def rule(self, event: str, tenant: str) -> Rule | Unreadable | None:
-        """The rule for an event of a tenant, as it stands now; None if there is none."""
+    async def rule(self, event: str, scope: MailScope) -> Rule | Unreadable | None:
+        """The rule for an event in a scope, as it stands now; None if there is none."""
 
-    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable | Overdue:
+    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable:
         """What a template comes to with these data, within a bounded time whatever the template does."""
 
 

@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.domain import verdict as verdicts
-from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
-from worker.domain.health import Checked, Finding, State, found, warned
+from worker.domain.delivery import Broken, Refused, TokenRefused
+from worker.domain.health import Checked, Finding, State, found, together, warned
 from worker.domain.mailbox import GraphEndpoint, Mailbox, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
 from worker.graph.transport import GraphTransport
@@ -121,52 +120,37 @@ async def look(mailbox: Mailbox, tokens: Tokens, total: float = TOTAL) -> Findin
     """Go the way of a mail up to the login, within `total` seconds. A mailbox that is switched off is left in peace."""
     if not mailbox.enabled:
         return Finding(State.DISABLED, f"Mailbox {mailbox.name!r} is switched off; its server is not asked.")
+    ways = (_channel(mailbox.via(channel), tokens, total) for channel in mailbox.channels)
+    return warned(together(await asyncio.gather(*ways)), mailbox)
+
+
+async def _channel(mailbox: Mailbox, tokens: Tokens, total: float) -> Finding:
     match mailbox.endpoint:
         case PickupDirectory() as place:
             return await _directory(place, total)
-        case GraphEndpoint():
-            return await _graph(mailbox, tokens, total)
+        case GraphEndpoint() as service:
+            return await _graph(mailbox, service, tokens, total)
         case SmtpEndpoint() as endpoint:
             way = _Way(mailbox.name, endpoint, tokens, total)
             try:
                 async with asyncio.timeout(total):
-                    finding = await way.gone()
+                    return await way.gone()
             except TimeoutError:
-                finding = way.out_of_time()
-            return warned(finding, mailbox)
+                return way.out_of_time()
 
 
-async def _graph(mailbox: Mailbox, tokens: Tokens, total: float) -> Finding:
+async def _graph(mailbox: Mailbox, service: GraphEndpoint, tokens: Tokens, total: float) -> Finding:
     transport = GraphTransport(tokens)
     try:
         async with asyncio.timeout(total):
             problem = await transport.probe(mailbox)
     except TimeoutError:
-        problem = Broken(Stage.GRAPH, Fault.TIMEOUT, f"nothing came within {total:g} s")
+        return Finding(State.NO_ANSWER, f"{service.url} does not answer within {total:g} s.", _FIREWALL)
     finally:
         await transport.close()
-    match problem:
-        case None:
-            return Finding(State.WELL, "Microsoft Graph answers, and this app may send for the mailbox.")
-        case Refused():
-            verdict = verdicts.of_refusal(verdicts.catalogue(), problem)
-            return Finding(State.LOGIN_REFUSED, f"{verdict.explanation} ({problem.reply})", verdict.remedy)
-        case TokenRefused():
-            verdict = verdicts.of_token(verdicts.catalogue(), problem)
-            return Finding(State.TOKEN_REFUSED, verdict.explanation, verdict.remedy)
-        case Broken(fault=fault, detail=detail):
-            verdict = verdicts.of_fault(verdicts.catalogue(), problem)
-            state = _GRAPH_FAULTS.get(fault, State.NO_ANSWER)
-            return Finding(state, f"{verdict.explanation} ({detail})", verdict.remedy)
-
-
-_GRAPH_FAULTS = {
-    Fault.DNS: State.DNS,
-    Fault.UNREACHABLE: State.PORT_CLOSED,
-    Fault.CERTIFICATE: State.TLS,
-    Fault.TLS: State.TLS,
-    Fault.TOKEN_ENDPOINT: State.TOKEN_REFUSED,
-}
+    if problem is None:
+        return Finding(State.WELL, f"{service.url} would send for {service.user}.")
+    return found(problem, service)
 
 
 async def _directory(place: PickupDirectory, total: float) -> Finding:
@@ -228,19 +212,11 @@ class _Way:
     async def _connected(self, addresses: list[tuple[int, Any]]) -> socket.socket | Finding:
         problem = "no address"
         for family, address in addresses:
-            attempt = socket.socket(family, socket.SOCK_STREAM)
-            attempt.setblocking(False)  # noqa: FBT003 - the standard library's signature
             try:
                 async with asyncio.timeout(_PER_ADDRESS):
-                    await asyncio.get_running_loop().sock_connect(attempt, address)
+                    return await _connection_to(family, address)
             except OSError as error:
-                attempt.close()
                 problem = error.strerror or f"no answer in {_PER_ADDRESS:g} s"
-            except BaseException:
-                attempt.close()
-                raise
-            else:
-                return attempt
         return self._failed(State.PORT_CLOSED, problem)
 
     async def _greeted(self, connected: socket.socket) -> Finding | None:
@@ -266,8 +242,11 @@ class _Way:
         connection = await connect(self.endpoint, timeouts, connected)
         if not isinstance(connection, Connection):
             failure = found(connection, self.endpoint)
-            unspoken = failure.state is State.NO_ANSWER and self.endpoint.tls is Tls.IMPLICIT
-            return self._failed(State.NO_GREETING, failure.explanation) if unspoken else failure
+            if failure.state not in (State.NO_ANSWER, State.PORT_CLOSED):
+                return failure
+            # The port is open and, if it is not TLS from the start, has greeted: that much is known here.
+            state = State.NO_GREETING if self.endpoint.tls is Tls.IMPLICIT else State.NO_ANSWER
+            return self._failed(state, failure.explanation)
         try:
             finding = await self._logged_in(connection, timeouts)
         finally:
@@ -303,6 +282,17 @@ class _Way:
         explanation, remedy = _WORDS[state]
         where = f"{self.endpoint.host}:{self.endpoint.port}"
         return Finding(state, explanation.format(where=where, host=self.endpoint.host, detail=detail), remedy)
+
+
+async def _connection_to(family: int, address: Any) -> socket.socket:
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        await asyncio.get_running_loop().sock_connect(connecting, address)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
 
 
 async def _readable(connected: socket.socket) -> None:

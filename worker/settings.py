@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import socket
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -32,6 +36,8 @@ PREFIX = "POSTLANE_"
 CONFIG = "POSTLANE_CONFIG"
 SECRETS_DIR = "POSTLANE_SECRETS_DIR"
 _BROKER_NAMES = ("AMQP_URL", "RABBITMQ_URL", "CLOUDAMQP_URL")
+# What Kubernetes puts into every container of a namespace that has a Service called `postlane`.
+_OF_KUBERNETES = re.compile(r"POSTLANE_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _SYSTEM_CONFIG = Path("/etc/postlane/postlane.toml")
 
 
@@ -43,11 +49,25 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _broker_address(url: SecretStr) -> SecretStr:
+    """Refuse what is no address before anything tries it; the text must not repeat it, it holds a password."""
+    try:
+        parts = urlsplit(url.get_secret_value())
+        usable = parts.scheme in {"amqp", "amqps"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be amqp://user:password@host:port/vhost, or amqps://…")
+    return url
+
+
 class BrokerSettings(_Section):
     """RabbitMQ."""
 
     url: Annotated[
-        SecretStr, Field(description="amqp:// or amqps:// address with login; AMQP_URL or RABBITMQ_URL do as well")
+        SecretStr,
+        AfterValidator(_broker_address),
+        Field(description="amqp:// or amqps:// address with login; AMQP_URL or RABBITMQ_URL do as well"),
     ] = SecretStr("amqp://guest:guest@localhost:5672/")
     ca_file: Annotated[
         Path | None, Field(description="trust only these certificates for amqps://; else the system's")
@@ -118,6 +138,19 @@ class SmtpSettings(_Section):
     ] = 600
 
 
+class OAuthSettings(_Section):
+    """Sign-ins of persons (`device_login`)."""
+
+    directory: Annotated[
+        Path | None, Field(description="where sign-ins are kept, encrypted; workers of one host share it")
+    ] = None
+    key: Annotated[
+        SecretStr | None,
+        Field(description="32 octets in base64 (`postlane token key` makes one); older ones may follow, with commas"),
+    ] = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=120, description="wait for an answer of a token authority")] = 20
+
+
 class GraphSettings(_Section):
     """Microsoft Graph."""
 
@@ -180,8 +213,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
-        secrets_dir_missing="error",
-        secrets_prefix="",
         extra="forbid",
         frozen=True,
         validate_default=False,
@@ -192,6 +223,7 @@ class Settings(BaseSettings):
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    oauth: OAuthSettings = Field(default_factory=OAuthSettings)
     graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)
@@ -237,9 +269,10 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError("\n".join(_problems(error))) from error
+        # Without its cause, which shows the values that it refuses.
+        raise SettingsError("\n".join(_problems(error))) from None
     except (OSError, ValueError, KeyError) as error:
-        raise SettingsError(str(error)) from error
+        raise SettingsError(str(error)) from None
 
 
 def origins(settings: Settings) -> Iterator[Origin]:
@@ -269,17 +302,51 @@ def _sources(
 ) -> Iterator[tuple[str, PydanticBaseSettingsSource]]:
     """Strongest first."""
     environment = os.environ
-    yield "environment", EnvSettingsSource(settings_cls)
+    yield "environment", _Environment(settings_cls)
     known = next((name for name in _BROKER_NAMES if environment.get(name)), None)
     if known is not None:
         yield known, InitSettingsSource(settings_cls, {"broker": {"url": environment[known]}})
     yield "file named by the environment", InitSettingsSource(settings_cls, _from_files(environment))
     directory = environment.get(SECRETS_DIR) or environment.get("CREDENTIALS_DIRECTORY")
     if directory:
-        yield directory, NestedSecretsSettingsSource(file_secrets or settings_cls, secrets_dir=directory)  # type: ignore[arg-type]
+        if not Path(directory).is_dir():
+            raise SettingsError(f"{SECRETS_DIR} (or CREDENTIALS_DIRECTORY) names {directory}, which is no directory.")
+        yield (
+            directory,
+            NestedSecretsSettingsSource(
+                file_secrets or settings_cls,  # type: ignore[arg-type]
+                secrets_dir=directory,
+                secrets_prefix="",
+            ),
+        )
     config = _config_file(environment)
     if config is not None:
-        yield str(config), TomlConfigSettingsSource(settings_cls, config)
+        try:
+            yield str(config), TomlConfigSettingsSource(settings_cls, config)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{config} cannot be read as TOML: {error}") from None
+
+
+class _Environment(EnvSettingsSource):
+    """Without `…_FILE`: that names a file with the value, and is read apart."""
+
+    def __call__(self) -> dict[str, Any]:
+        known = set(_paths())
+        found = super().__call__()
+        for section, values in found.items():
+            if isinstance(values, dict):
+                named = [key for key in values if f"{section}.{key}" not in known and key.endswith("_file")]
+                found[section] = {key: value for key, value in values.items() if key not in named}
+        return found
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:  # noqa: FBT001
+        try:
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        except ValueError:
+            name = f"{PREFIX}{field_name.upper()}"
+            raise SettingsError(
+                f"{name} is a whole section and must be JSON; for one setting use {name}__KEY."
+            ) from None
 
 
 def _config_file(environment: Mapping[str, str]) -> Path | None:
@@ -301,8 +368,9 @@ def _from_files(environment: Mapping[str, str]) -> dict[str, Any]:
         section, key = path.split(".")
         try:
             content = Path(environment[name]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise SettingsError(f"{name} names {environment[name]}, which cannot be read: {error.strerror}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError(f"{name} names {environment[name]}, which cannot be read: {why}.") from None
         found.setdefault(section, {})[key] = content.rstrip("\r\n")
     return found
 
@@ -316,20 +384,34 @@ def _check_environment(environment: Mapping[str, str]) -> None:
     names = {_environment_name(path) for path in _paths()}
     sections = {f"{PREFIX}{section.upper()}" for section in Settings.model_fields}
     allowed = names | {f"{name}_FILE" for name in names} | sections | {CONFIG, SECRETS_DIR}
-    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in allowed)
+    unknown = sorted(
+        name
+        for name in environment
+        if name.upper().startswith(PREFIX) and name.upper() not in allowed and not _OF_KUBERNETES.fullmatch(name)
+    )
     if unknown:
         lines = []
         for name in unknown:
-            near = difflib.get_close_matches(name.upper(), names, n=1)
-            lines.append(f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else ""))
+            short = name.upper().removeprefix(PREFIX)
+            near = difflib.get_close_matches(short, [known.removeprefix(PREFIX) for known in names], n=1)
+            lines.append(f"{name} is not a setting." + (f" Did you mean {PREFIX}{near[0]}?" if near else ""))
         raise SettingsError("\n".join(lines))
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
+    given = [(name, source()) for name, source in _sources(Settings, None)]
     for item in error.errors(include_url=False, include_input=False):
         path = ".".join(str(step) for step in item["loc"])
-        message = "is not a setting" if item["type"] == "extra_forbidden" else item["msg"]
-        yield f"{path} ({_environment_name(path)}): {message}"
+        message = "is not a setting" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        source = next((name for name, values in given if _has(values, item["loc"])), "environment")
+        where = "" if source == "environment" else f"{source}: "
+        yield f"{where}{path} ({_environment_name(path)}): {message}"
+
+
+def _has(values: Any, path: tuple[int | str, ...]) -> bool:
+    if not path:
+        return True
+    return isinstance(values, Mapping) and path[0] in values and _has(values[path[0]], path[1:])
 
 
 def _paths() -> Iterator[str]:

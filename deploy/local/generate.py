@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what is made from the code: RabbitMQ's definitions and the example of an environment file.
+"""Write what is made from the code: RabbitMQ's definitions, an example of an environment file, the table of verdicts.
 
 `make schemas` runs it; tests/unit/test_generated.py fails when somebody forgot to.
 """
@@ -14,6 +14,8 @@ from typing import Final
 
 from worker.broker.definitions import definitions, producer_user, worker_user
 from worker.broker.topology import Topology
+from worker.domain.advice import does, whose
+from worker.domain.verdict import CHAPTERS, Row, catalogue, sources
 from worker.settings import documented
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -42,9 +44,75 @@ def environment_example() -> str:
     )
 
 
+_VERDICTS = """\
+# What replies mean
+
+Made from `worker/domain/verdicts/` by `make schemas`: the catalogue by which Postlane decides what follows from a reply
+of a mail server, an error of Entra, an answer of Microsoft Graph, or a broken connection. The first row that fits
+decides.
+`postlane explain "535 5.7.139 ..."` looks a reply up; `--stage connect|auth|mail|rcpt|data|token|graph` narrows it.
+
+- **Class** is what results and metrics call it; before the `/` the family, behind it the special case.
+- **Scope** is whose trouble it is.
+- A reply that no row knows is decided by its first digit (RFC 5321): 4yz is tried again, 5yz fails; while connecting or
+  logging in the mailbox rests instead. It is counted, so that a row can be added.
+"""
+
+_TITLES = {
+    "faults": "Where no server said anything",
+    "hve": "High Volume Email",
+    "exchange-online": "Exchange Online",
+    "providers": "Other servers and services",
+    "graph": "Microsoft Graph",
+    "oauth": "Entra ID and other token authorities",
+    "rfc": "Every other server: the standards",
+}
+
+
+def verdict_table() -> str:
+    """The catalogue for administrators, chapter by chapter."""
+    chapters = (f"\n## {_TITLES[chapter]}\n\n{_table(catalogue(chapter))}" for chapter in CHAPTERS)
+    listed = (f"- `{tag}`: {place}\n" for tag, place in sources().items())
+    return f"{_VERDICTS}{''.join(chapters)}\n## Sources\n\n{''.join(listed)}"
+
+
+def _table(rows: tuple[Row, ...]) -> str:
+    heads = ("reply", "class", "scope", "what it means", "what Postlane does", "what to do", "source")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        verdict = row.verdict
+        cells = (
+            f"`{_reply(row)}`",
+            f"`{verdict.kind}`",
+            whose(verdict),
+            verdict.explanation,
+            does(verdict),
+            verdict.remedy,
+            verdict.source,
+        )
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _reply(row: Row) -> str:
+    """What the administrator sees in a log."""
+    if row.example:
+        return row.example.replace("`", "'")
+    said = (
+        *(f"AADSTS{number}" for number in sorted(row.hints)),
+        *sorted(row.errors),
+        *row.graph_codes,
+        *(f"HTTP {status}" for status in sorted(row.statuses)),
+        *sorted(row.faults),
+    )
+    where = f" at {', '.join(sorted(row.stages))}" if row.faults and row.stages else ""
+    return f"{', '.join(said)}{where}"
+
+
 FILES: Final[Mapping[Path, Callable[[], str]]] = {
     REPOSITORY / "deploy/rabbitmq/definitions.json": rabbitmq_definitions,
     REPOSITORY / "deploy/worker.env.example": environment_example,
+    REPOSITORY / "docs/verdicts.md": verdict_table,
 }
 
 

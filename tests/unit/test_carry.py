@@ -28,6 +28,8 @@ progresses = st.builds(
         st.builds(Outcome, st.sampled_from([A, F, U]), replies, st.sampled_from(["", "recipient-permanent"])),
     ),
     told=st.sampled_from(["", "auth-config/mailbox-permission"]),
+    group=st.integers(0, 500),
+    cap=st.integers(0, 500),
 )
 
 
@@ -37,6 +39,14 @@ def test_progress_comes_back_from_the_broker_as_it_went(before: Progress) -> Non
     assert packed.isascii()
     assert packed.isprintable()
     assert unpack(packed, PEOPLE) == before
+
+
+def test_recipients_of_a_rule_are_named_and_not_counted() -> None:
+    said = notification(to=["jana@fabrikam.com"], event="approval.requested")
+    before = progress(settled={OMAR: outcome(A), JANA: outcome(F, "550 5.1.1 no")})
+    assert unpack(pack(before, said), said) == before
+    doubted = progress(doubted=frozenset({OMAR, JANA}))
+    assert unpack(pack(doubted, said), said) == doubted
 
 
 def test_thousand_recipients_with_long_words_of_their_own_fit_into_a_frame() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from contracts.address import AddrSpec, parse
 from contracts.cancellation import CANCELLATION_TYPE, Cancellation
-from contracts.delivery import DeliveryStatus, Result
+from contracts.delivery import DeliveryStatus, RecipientStatus, Result
 from contracts.wire import Properties, encode
 from tests.factories import JANA, NOON, OMAR, directory, document, mailbox, progress, verdict
 from tests.fakes import Bug, Clock, Events, FakeFiles, FakeGate, FakeLedger, FakeTemplates, FakeTransport, Journal
@@ -24,7 +24,7 @@ from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Directory, Mailbox, Rank, Redirect, Restraint, SmtpEndpoint, Stop
+from worker.domain.mailbox import Directory, Rank, Redirect, Restraint, SmtpEndpoint, Stop
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
@@ -583,7 +583,7 @@ async def test_fault_of_the_mailbox_pauses_it_and_spends_no_attempt(house: House
     assert when(decision) >= house.gate.holds["platform"].until
     (paused,) = house.events.of(MailboxPaused)
     assert paused == MailboxPaused(
-        "platform", "throttled-mailbox", paused.explanation, paused.remedy, house.gate.holds["platform"].until
+        "platform", "throttled-mailbox/rate", paused.explanation, paused.remedy, house.gate.holds["platform"].until
     )
 
 
@@ -672,15 +672,13 @@ async def test_notification_in_doubt_is_not_sent_again_when_it_is_asked_for_agai
     assert len(house.transport.sent) == 1
 
 
-class _Unreadable(dict[str, Mailbox]):
+def loaded_dice() -> NoReturn:
     """A bug in the middle of a decision."""
-
-    def values(self) -> NoReturn:
-        raise Bug
+    raise Bug
 
 
-async def test_bug_in_a_decision_sets_the_message_aside_and_gives_it_back() -> None:
-    house = House(replace(DIRECTORY, mailboxes=_Unreadable()))
+async def test_bug_in_a_decision_sets_the_message_aside_and_gives_it_back(house: House) -> None:
+    house.courier = replace(house.courier, dice=loaded_dice)
     decision = await house.deliver()
     result = only(decision)
     assert result.status is DeliveryStatus.REJECTED
@@ -988,9 +986,14 @@ async def test_refusal_of_the_sandbox_is_every_recipients_refusal() -> None:
 
 async def test_recipient_outside_the_allowed_domains_is_named_and_not_reached() -> None:
     house = House(directory(replace(FIRST, allowed_domains=frozenset({"fabrikam.com"}))))
-    result = only(await house.deliver(to=[str(JANA), "eve@elsewhere.org"]))
+    decision = await house.deliver(to=[str(JANA), "eve@elsewhere.org"])
+    result = only(decision)
     assert house.recipients == [(JANA,)]
     assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert result.reason is not None
+    assert result.reason.kind == "recipient-not-allowed"
+    assert isinstance(decision.disposition, DeadLetter)
+    assert decision.disposition.kind == "recipient-not-allowed"
     assert {each.address: each.kind for each in result.recipients} == {
         str(JANA): "",
         "eve@elsewhere.org": "recipient-not-allowed",
@@ -1137,3 +1140,131 @@ async def whole_life(server: Server, fields: dict[str, Any], late: timedelta) ->
     assert last.final
     assert (await house.deliver(**fields)).results == (last,)
     return last
+
+
+# ---------------------------------------------------------------- one recipient spoils the message
+
+
+def crowd(size: int) -> list[AddrSpec]:
+    return [parse(f"r{number}@fabrikam.com") for number in range(size)]
+
+
+@dataclass
+class Picky:
+    """A server that refuses a whole message because of some of its recipients, or because of their number."""
+
+    bad: frozenset[AddrSpec]
+    names_them: bool = False
+    most: int = 1000
+    taken: list[AddrSpec] = field(default_factory=list)
+    submissions: int = 0
+
+    def __call__(self, envelope: Envelope) -> Submission:
+        self.submissions += 1
+        if len(envelope.rcpt_to) > self.most:
+            return Refused(Stage.DOT, Reply.parse("550 5.5.3 Too many recipients"))
+        if spoilers := self.bad.intersection(envelope.rcpt_to):
+            named = ", ".join(map(str, spoilers)) if self.names_them else "some recipients"
+            return Refused(Stage.DOT, Reply.parse(f"550 5.7.703 Messages to {named} are blocked by your organization."))
+        self.taken += envelope.rcpt_to
+        return Accepted(OK)
+
+
+async def until_final(house: House, people: list[AddrSpec]) -> Result:
+    carry = ""
+    for _ in range(1000):
+        decision = await house.deliver(carry, to=[str(person) for person in people])
+        if decision.final is not None:
+            return decision.final
+        assert len(only(decision).recipients) == len(people)
+        house.clock.now, carry = when(decision), decision.carry
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize(
+    ("size", "bad", "names_them", "most", "submissions"),
+    [
+        pytest.param(5, [2], True, 1000, 2, id="named"),
+        pytest.param(100, [7, 93], True, 1000, 2, id="two-named"),
+        pytest.param(2, [1], False, 1000, 3, id="one-of-two"),
+        pytest.param(100, [0], False, 1000, 16, id="first-of-a-hundred"),
+        pytest.param(100, [99], False, 1000, 16, id="last-of-a-hundred"),
+        pytest.param(100, [50], False, 1000, 16, id="in-the-middle"),
+        pytest.param(64, [3, 40], False, 1000, 32, id="two-of-many"),
+        pytest.param(8, list(range(8)), False, 1000, 12, id="all-of-them"),
+        pytest.param(1, [0], False, 1000, 1, id="alone"),
+        pytest.param(100, [], False, 30, 7, id="too-many-at-once"),
+        pytest.param(40, [11], False, 25, 16, id="too-many-and-a-bad-one"),
+    ],
+)
+async def test_only_the_recipient_that_spoils_a_message_fails_and_nobody_gets_two(
+    house: House,
+    size: int,
+    bad: list[int],
+    most: int,
+    submissions: int,
+    *,
+    names_them: bool,
+) -> None:
+    people = crowd(size)
+    server = Picky(frozenset(people[number] for number in bad), names_them, most)
+    house.transport.answer = server
+    result = await until_final(house, people)
+    assert sorted(map(str, server.taken)) == sorted(str(person) for person in people if person not in server.bad)
+    failed = {recipient.address for recipient in result.recipients if recipient.status is RecipientStatus.FAILED}
+    assert failed == {str(person) for person in server.bad}
+    assert server.submissions <= submissions
+    assert {recipient.status for recipient in result.recipients} <= {RecipientStatus.ACCEPTED, RecipientStatus.FAILED}
+
+
+async def test_next_group_has_its_turn_at_once_and_the_others_are_told_so(house: House) -> None:
+    people = crowd(4)
+    house.transport.answer = Picky(frozenset({people[3]}))
+    first = await house.deliver(to=[str(person) for person in people])
+    assert when(first) - house.clock.now < timedelta(seconds=5)
+    assert only(first).status is DeliveryStatus.DEFERRED
+    house.clock.now = when(first)
+    second = await house.deliver(first.carry, to=[str(person) for person in people])
+    assert {recipient.kind for recipient in only(second).recipients} >= {"transient/in-turn"}
+    assert only(second).status is DeliveryStatus.DEFERRED
+    assert only(second).reason is not None
+
+
+async def test_recipients_beyond_the_number_that_a_server_takes_follow_in_the_next_submission(house: House) -> None:
+    people = crowd(5)
+    more = Reply.parse("452 4.5.3 Too many recipients")
+    house.answers(Accepted(OK, dict.fromkeys(people[2:], more)), Accepted(OK), Accepted(OK))
+    result = await until_final(house, people)
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert [len(group) for group in house.recipients] == [5, 2, 1]
+
+
+async def test_single_recipient_that_is_too_many_waits_as_usual(house: House) -> None:
+    house.answers(Refused(Stage.RCPT, Reply.parse("452 4.5.3 Too many recipients"), {}))
+    decision = await house.deliver()
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    assert when(decision) - house.clock.now > timedelta(seconds=20)
+
+
+async def test_everybody_has_failed_when_the_horizon_ends_the_groups(house: House) -> None:
+    people = crowd(4)
+    house.answers(Refused(Stage.DOT, Reply.parse("550 5.1.3 STOREDRV.Submit; invalid recipient address")))
+    first = await house.deliver(to=[str(person) for person in people])
+    house.clock.forward(timedelta(hours=24))
+    house.transport.answer = lambda _: GREYLISTED
+    result = only(await house.deliver(first.carry, to=[str(person) for person in people]))
+    assert result.status is DeliveryStatus.FAILED
+    assert len(result.recipients) == 4
+
+
+async def test_wait_that_a_reply_asks_for_is_kept(house: House) -> None:
+    house.answers(Refused(Stage.RCPT, Reply.parse("554 5.2.122 receive limit")))
+    assert when(await house.deliver()) - house.clock.now >= timedelta(minutes=30)
+
+
+async def test_reason_that_exchange_hides_in_its_diagnostics_is_told(house: House) -> None:
+    said = "554 5.2.252 SendAsDenied [BeginDiagnosticData]5.1:DC04000053656E64417320636865636B[EndDiagnosticData]"
+    house.answers(Refused(Stage.DOT, Reply.parse(said)))
+    result = only(await house.deliver())
+    assert result.reason is not None
+    assert result.reason.explanation.endswith("(SendAs check)")

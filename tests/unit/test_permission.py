@@ -106,3 +106,15 @@ def test_nobody_publishes_for_a_tenant_that_was_not_granted(
         assert not producer.categories or category in producer.categories
         assert not key.startswith("t.c") or tenant.lower() == "contoso"
         assert not key.startswith("t.f") or tenant.lower() == "fabrikam"
+
+
+def test_category_that_a_rule_may_give_is_looked_at_once_it_is_given() -> None:
+    left_out = notification(event="user.invited")
+    portal = Properties(user_id="crm")
+    assert authorise(left_out, portal, LISTED) is None
+    refused = authorise(left_out, portal, LISTED, by_rule=True)
+    assert refused is not None
+    assert refused.field == "category"
+    outright = authorise(notification(event="user.invited", category="mass"), portal, LISTED)
+    assert outright is not None
+    assert outright.field == "category"

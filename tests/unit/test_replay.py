@@ -113,3 +113,16 @@ def test_body_that_needs_no_correction_stays_octet_for_octet() -> None:
         b'  {"type":"postlane.notification.v1","id":"n","tenant":"t","to":["a@b.example"],"subject":"s","text":"x"}\n'
     )
     assert fit(prepare(body, Properties(), None, NONE, NOON)).body == body
+
+
+def test_event_whose_people_are_the_rules_can_be_replayed() -> None:
+    fields = {"event": "approval.requested", "to": []}
+    assert fit(prepared(None, fields=fields)).progress.settled == {}
+    last = told(jana=RecipientStatus.ACCEPTED, omar=RecipientStatus.FAILED)
+    assert fit(prepared(last, fields=fields)).progress.settled.keys() == {JANA}
+
+
+def test_recipients_in_one_string_are_corrected_as_well() -> None:
+    correction = Correction(recipients={"omar@fabrikam.com": "omar@contoso.com"})
+    replay = fit(prepared(None, correction, {"to": f"{JANA}; Omar <{OMAR}>"}))
+    assert [person.address for person in replay.notification.to] == [str(JANA), "omar@contoso.com"]

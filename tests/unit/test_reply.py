@@ -147,3 +147,84 @@ def test_code_says_by_its_first_digit_what_kind_it_is(code: int) -> None:
 
 def test_only_421_ends_the_session() -> None:
     assert [code for code in range(200, 600) if Reply(code, None, "").closing] == [421]
+
+
+SUFFIXES = {
+    "server-time-id": "[FR2P281CA0001.DEUP281.PROD.OUTLOOK.COM 2026-06-01T12:00:00.000Z 08DDA1B2C3D4E5F6]",
+    "hostname": "[Hostname=AM0PR01MB1234.eurprd01.prod.exchangelabs.com]",
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES.values(), ids=SUFFIXES)
+@pytest.mark.parametrize("words", ["Authentication unsuccessful", "long " * 1000], ids=["short", "long"])
+def test_suffix_that_the_support_asks_for_is_kept_and_found(words: str, suffix: str) -> None:
+    assert Reply.parse(f"535 5.7.3 {words} {suffix}").suffix == suffix
+
+
+@pytest.mark.parametrize(
+    "text", ["550 5.1.1 unknown", "550 [192.0.2.1] banned", "421 [a] b", "554 refused [192.0.2.1]"]
+)
+def test_reply_without_a_suffix_has_none(text: str) -> None:
+    assert not Reply.parse(text).suffix
+
+
+def hexadecimal(words: str, number: str = "DC040000") -> str:
+    return number + words.encode().hex().upper()
+
+
+def test_diagnostics_are_decoded_for_people() -> None:
+    found = Reply.parse(
+        "554-5.2.252 SendAsDenied; a@contoso.com not allowed to send as b@contoso.com [BeginDiagnosticData]Cannot "
+        f"submit message. 0.35250:0A004678, 5.56248:{hexadecimal('SendAs check failed because AAI is null')}, "
+        f"7.36354:010000000000000B[EndDiagnosticData]\n554 5.2.252 {SUFFIXES['hostname']}"
+    )
+    assert found.diagnostics == ("Cannot submit message.", "SendAs check failed because AAI is null")
+    assert found.suffix == SUFFIXES["hostname"]
+
+
+def test_missing_right_is_read_out_of_the_diagnostics_of_a_logon_failure() -> None:
+    words = "AuthenticationContext has no rights on this session"
+    found = Reply.parse(f"430 4.2.0 mailbox logon failure [BeginDiagnosticData]16.1:{hexadecimal(words)}")
+    assert found.diagnostics == (words,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "550 5.1.1 unknown",
+        "554 [BeginDiagnosticData][EndDiagnosticData]",
+        "554 5.2.0 no block but 5.56248:DC04000053656E64417320636865636B",
+        "554 [EndDiagnosticData]wrong way round[BeginDiagnosticData]",
+    ],
+)
+def test_reply_without_diagnostics_has_none(text: str) -> None:
+    assert Reply.parse(text).diagnostics == ()
+
+
+@given(st.binary(max_size=60))
+def test_diagnostics_that_are_no_text_are_left_out(octets: bytes) -> None:
+    found = Reply.parse(f"554 5.2.0 x [BeginDiagnosticData]1.2:{octets.hex()}[EndDiagnosticData]").diagnostics
+    assert all(words.isprintable() and words for words in found)
+
+
+@given(st.text(max_size=80))
+def test_whatever_a_server_says_has_diagnostics_and_suffix_that_can_be_shown(text: str) -> None:
+    reply = Reply.of(554, [f"[BeginDiagnosticData]{text}", text])
+    assert all(words.isprintable() for words in (*reply.diagnostics, reply.suffix))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#5.1.1 unknown", "5.1.1"),
+        ("(5.7.233)", "5.7.233"),
+        ("rejected: 4.7.500-699", "4.7.500"),
+        ("smtp;550 5.1.10 x", "5.1.10"),
+        ("from 5.1.1.4", None),
+        ("version 2.15.1234", None),
+        ("", None),
+    ],
+)
+def test_enhanced_code_within_a_text_is_found_unless_it_is_an_address(text: str, expected: str | None) -> None:
+    found = EnhancedStatusCode.quoted(text)
+    assert (str(found) if found else None) == expected

@@ -22,7 +22,7 @@ from worker.domain.mailbox import Mailbox, MailScope, PickupFlavour, Redirect, R
 from worker.domain.message import compose, sender_of
 from worker.domain.pickup import pickup_file
 from worker.domain.reply import Reply
-from worker.domain.restraint import Outgoing, answered, outgoing, redirect_of, stopped, suppressed
+from worker.domain.restraint import Outgoing, answered, noticed, outgoing, redirect_of, stopped, suppressed
 from worker.domain.routing import Refusal, Route
 from worker.domain.verdict import Verdict
 
@@ -240,3 +240,39 @@ def test_mail_without_restraint_leaves_as_it_was_written() -> None:
     out = left(sent)
     assert out.notification is sent
     assert out.rcpt_to == (JANA, OMAR)
+
+
+# ---------------------------------------------------------------- what should not be forgotten
+
+
+def test_everything_that_keeps_mail_back_is_noticed_with_whose_it_is() -> None:
+    known = directory(
+        replace(BOX, name="off", enabled=False),
+        replace(BOX, name="nowhere", tenants=frozenset({"contoso"}), sites=frozenset()),
+        replace(BOX, name="caught", catch_all=Redirect(CATCHER)),
+        replace(BOX, name="dry", suppress=True),
+        BOX,
+        restraint=Restraint(redirect=Redirect(SANDBOX)),
+        tenants={
+            "contoso": Tenant(
+                restraint=Restraint(Stop.HOLD),
+                sites={"shop": Restraint(Stop.REFUSE)},
+                components={"agent": Restraint(suppress=True, purposes_off=frozenset({"mass", "invite"}))},
+            )
+        },
+    )
+    assert list(noticed(known)) == [
+        ("platform", "All mail goes to sandbox@test.example; no recipient gets any."),
+        ("tenant contoso", "The stop switch is on: mail waits."),
+        ("tenant contoso, site shop", "The stop switch is on: mail is refused."),
+        ("tenant contoso, component agent", "Suppressed mode is on: mail is decided on and not sent."),
+        ("tenant contoso, component agent", "Switched off: invite, mass."),
+        ("mailbox off", "It is switched off."),
+        ("mailbox nowhere", "It is bound to no site or component, so it is never used."),
+        ("mailbox caught", "All its mail goes to catch@test.example; no recipient gets any."),
+        ("mailbox dry", "Suppressed mode is on: its mail is decided on and not sent."),
+    ]
+
+
+def test_nothing_is_noticed_where_mail_flows() -> None:
+    assert list(noticed(directory(BOX))) == []

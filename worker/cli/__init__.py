@@ -16,11 +16,15 @@ from worker.cli import (
     demo,
     doubt,
     emulator,
+    explain,
     health,
+    office365,
     route,
     run,
     send,
     store,
+    template,
+    token,
     topology,
 )
 from worker.unusable import Unusable
@@ -54,15 +58,19 @@ app.command("run")(run.run)
 app.command("send")(send.send)
 app.command("cancel")(cancel.cancel)
 app.command("check")(check.check)
+app.command("explain")(explain.explain)
 app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
 app.add_typer(dead.app, name="dead")
 app.add_typer(doubt.app, name="doubt")
+app.add_typer(template.app, name="template")
 app.add_typer(topology.app, name="topology")
 app.add_typer(config.app, name="config")
 app.add_typer(store.app, name="store")
+app.add_typer(token.app, name="token")
+app.add_typer(office365.app, name="office365")
 
 
 def main() -> None:

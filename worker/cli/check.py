@@ -47,6 +47,8 @@ def _show(step: Step) -> None:
     took = f"  {step.seconds * 1000:.0f} ms" if step.seconds is not None else ""
     typer.secho(f"{mark} ", fg=colour, nl=False)
     typer.echo(f"{step.subject}: {step.what}{took}")
-    for text in (step.detail, step.remedy):
+    name = step.subject.removeprefix("mailbox ")
+    where = f"Setup step: {', '.join(step.setup)} (postlane office365 setup --mailbox {name})" if step.setup else ""
+    for text in (step.detail, step.remedy, where):
         if text:
             typer.echo(f"    {text}")

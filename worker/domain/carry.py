@@ -55,6 +55,8 @@ def unpack(packed: str, notification: Notification) -> Progress:
             told=str(fields["told"]),
             replays=int(fields.get("replays", 0)),
             slot=_moment(fields["slot"]) if fields.get("slot") else None,
+            group=int(fields.get("group", 0)),
+            cap=int(fields.get("cap", 0)),
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a progress line of this notification") from error
@@ -74,6 +76,8 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         "attempts": progress.attempts,
         "waits": progress.waits,
         "told": progress.told,
+        **({"group": progress.group} if progress.group else {}),
+        **({"cap": progress.cap} if progress.cap else {}),
         "replies": list(replies),
         "settled": settled,
         "replays": progress.replays,

@@ -14,9 +14,10 @@ from worker.domain import mass, report, retry
 from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
 from worker.domain.report import Case, due_since
+from worker.domain.restraint import barred_verdict
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
-from worker.domain.verdict import Verdict
+from worker.domain.verdict import Action, Scope, Verdict
 
 _DONE_WITH = frozenset(
     {
@@ -32,8 +33,8 @@ _DONE_WITH = frozenset(
 _LOOK_AGAIN = timedelta(seconds=2)
 _DOUBLINGS = 5
 _KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
-_PUT_OFF = timedelta(seconds=20)
 _NOTICED = timedelta(seconds=60)
+_NEXT_GROUP = timedelta(seconds=1)
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
 
@@ -104,7 +105,8 @@ class Trial:
     """The facts that an attempt, or a wait in its place, is decided on.
 
     Attributes:
-        tried: the recipients that are still open.
+        tried: the open recipients of this submission.
+        waiting: open recipients who are left for the next one.
         message_id: of the mail, if it was composed.
         now: the moment of deciding.
         dice: between 0 and 1, for jitter.
@@ -117,6 +119,12 @@ class Trial:
     message_id: str | None
     now: datetime
     dice: float
+    waiting: tuple[AddrSpec, ...] = ()
+
+
+_IN_TURN = Verdict(
+    "transient/in-turn", Scope.MESSAGE, Action.SPLIT, "These recipients have their turn in the next submission."
+)
 
 
 def refuse(case: Case, refusal: Refusal, tried: Sequence[AddrSpec] = ()) -> Decision:
@@ -183,30 +191,19 @@ def again(
     return Decision(() if silent else results, Acknowledge())
 
 
-def put_off(case: Case, refusal: Refusal, policy: RetryPolicy, tried: Sequence[AddrSpec], dice: float) -> Decision:
-    """What it is written from cannot be had now: it waits, and no attempt is spent. The producer is told once."""
-    before, expires_at = case.progress, case.notification.expires_at
-    when = case.now + _PUT_OFF * (1 + dice)
-    if when >= due_since(case) + policy.horizon:
-        return refuse(case, refusal, tried)
-    when = min(when, expires_at) if expires_at else when
-    progress = replace(before, told=refusal.kind)
-    if before.told == refusal.kind:
-        return Decision((), WaitUntil(when, progress))
-    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, refusal.kind) for rcpt in tried}
-    return Decision((report.put_off(case, refusal, {**before.settled, **waiting}, when),), WaitUntil(when, progress))
-
-
 def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | None) -> Decision:
     """Merge the attempt into what was settled before, and decide whether there is a next one."""
     before = trial.case.progress
-    progress = before.advanced(judgement.outcomes, spent=judgement.spent, doubted=judgement.doubted)
-    outcomes = {**before.settled, **judgement.outcomes}
+    spent = judgement.spent and not _goes_on(trial, judgement)
+    advanced = before.advanced(judgement.outcomes, spent=spent, doubted=judgement.doubted)
+    progress = _regrouped(advanced, trial.tried, judgement)
+    outcomes = {**before.settled, **_in_turn(trial), **judgement.outcomes}
     when = None
     if overall(outcomes) is DeliveryStatus.DEFERRED:
-        when = _next(trial, progress, paused_until)
+        when = _next(trial, progress, judgement, paused_until)
     case = replace(trial.case, progress=replace(before, attempts=before.attempts + 1))
-    return _decide(replace(trial, case=case), outcomes, judgement.verdict, when, progress)
+    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None) or barred_verdict(outcomes)
+    return _decide(replace(trial, case=case), outcomes, verdict, when, progress)
 
 
 def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
@@ -216,7 +213,7 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
     when = _within(trial, until + _SPREAD * trial.dice)
     if when is not None and before.told == verdict.kind:
         return Decision((), WaitUntil(when, progress))
-    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in (*trial.tried, *trial.waiting)}
     return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
 
 
@@ -323,10 +320,43 @@ def _only_late(outcomes: Mapping[AddrSpec, Outcome]) -> bool:
     return all(outcome.status is RecipientStatus.DEFERRED for outcome in outcomes.values())
 
 
-def _next(trial: Trial, progress: Progress, paused_until: datetime | None) -> datetime | None:
+def _next(trial: Trial, progress: Progress, judgement: Judgement, paused_until: datetime | None) -> datetime | None:
     if paused_until is not None:
         return _within(trial, paused_until + _SPREAD * trial.dice)
-    return _within(trial, trial.now + retry.wait_after(trial.policy, progress.attempts, trial.dice))
+    if _goes_on(trial, judgement):
+        return _within(trial, trial.now + _NEXT_GROUP)
+    usual = retry.wait_after(trial.policy, progress.attempts, trial.dice)
+    return _within(trial, trial.now + max(usual, judgement.wait + _SPREAD * trial.dice if judgement.wait else usual))
+
+
+def _goes_on(trial: Trial, judgement: Judgement) -> bool:
+    """Whether the next group has its turn: somebody is settled, or the groups have become smaller."""
+    settled = any(outcome.status is not RecipientStatus.DEFERRED for outcome in judgement.outcomes.values())
+    smaller = judgement.split is not None and len(trial.tried) > 1
+    return smaller or (settled and bool(trial.waiting))
+
+
+def _in_turn(trial: Trial) -> Mapping[AddrSpec, Outcome]:
+    return dict.fromkeys(trial.waiting, Outcome(RecipientStatus.DEFERRED, None, _IN_TURN.kind))
+
+
+def _regrouped(progress: Progress, tried: Sequence[AddrSpec], judgement: Judgement) -> Progress:
+    """How many go together next time.
+
+    One bad recipient among n is found by halving, and what was accepted doubles again, so it takes about 2 log2(n)
+    submissions. A number that the server never takes is not tried again.
+    """
+    statuses = [outcome.status for outcome in judgement.outcomes.values()]
+    taken, half = statuses.count(RecipientStatus.ACCEPTED), max(len(tried) // 2, 1)
+    match judgement.split:
+        case None:
+            return replace(progress, group=progress.group * 2) if taken else progress
+        case Verdict(scope=Scope.MESSAGE):
+            return replace(progress, cap=taken or half)
+        case _ if RecipientStatus.FAILED in statuses:
+            return progress
+        case _:
+            return replace(progress, group=half)
 
 
 def _within(trial: Trial, when: datetime) -> datetime | None:

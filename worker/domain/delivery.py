@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,7 +13,7 @@ from worker.domain.reply import Reply
 
 
 class Stage(StrEnum):
-    """How far an attempt had come. After DOT the server may have taken the mail even if it never said so."""
+    """How far an attempt had come. After DOT or GRAPH the server may have taken the mail even if it never said so."""
 
     CONNECT = "connect"
     TOKEN = "token"  # noqa: S105 - a stage, not a secret
@@ -161,6 +161,8 @@ class Progress:
         told: reason class of the last `deferred` result, so that a long pause is not reported again and again.
         slot: its place in the line for a mailbox whose limits are used up.
         replays: how often a person has sent it on its way again after its end.
+        group: most recipients of the next submission, because one among them spoils it for all; 0: all of them.
+        cap: most recipients of any submission, because the server never takes more; 0: as many as there are.
     """
 
     first_seen: datetime
@@ -171,6 +173,16 @@ class Progress:
     told: str = ""
     slot: datetime | None = None
     replays: int = 0
+    group: int = 0
+    cap: int = 0
+
+    def turn(self, still_open: Sequence[AddrSpec]) -> tuple[AddrSpec, ...]:
+        """The recipients of the next submission. Each spent attempt begins with another one: none is starved."""
+        size = min(filter(None, (self.group, self.cap)), default=0)
+        if not size or size >= len(still_open):
+            return tuple(still_open)
+        first = self.attempts % len(still_open)
+        return tuple(still_open[(first + index) % len(still_open)] for index in range(size))
 
     def advanced(
         self, outcomes: Mapping[AddrSpec, Outcome], *, spent: bool, doubted: frozenset[AddrSpec] = frozenset()
@@ -194,6 +206,8 @@ def merged(recorded: Progress, carried: Progress) -> Progress:
         first_seen=min(recorded.first_seen, carried.first_seen),
         attempts=max(recorded.attempts, carried.attempts),
         replays=max(recorded.replays, carried.replays),
+        group=recorded.group or carried.group,
+        cap=recorded.cap or carried.cap,
         settled={**carried.settled, **recorded.settled},
         doubted=(recorded.doubted | carried.doubted) - recorded.settled.keys() - carried.settled.keys(),
     )

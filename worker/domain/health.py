@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from worker.domain import verdict as verdicts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
-from worker.domain.mailbox import Mailbox, Password, SmtpEndpoint
+from worker.domain.mailbox import Endpoint, Mailbox, Password, SmtpEndpoint
 from worker.domain.verdict import catalogue
 
 GOOD = timedelta(seconds=60)  # how long a good finding is believed
@@ -93,12 +94,13 @@ class Checked:
         return self.checked_at + (GOOD if self.finding.well else BAD)
 
 
-def found(failure: Refused | TokenRefused | Broken, endpoint: SmtpEndpoint) -> Finding:
-    """What a failure says about the server, once the port had answered and greeted."""
+def found(failure: Refused | TokenRefused | Broken, endpoint: Endpoint) -> Finding:
+    """What a failure says about the server."""
     rows = catalogue()
     match failure:
         case Refused(stage=stage, reply=reply):
-            state = State.LOGIN_REFUSED if stage is Stage.AUTH else State.TURNED_AWAY
+            login = stage is Stage.AUTH or (stage is Stage.GRAPH and reply.code in _NO_RIGHT)
+            state = State.LOGIN_REFUSED if login else State.TURNED_AWAY
             meaning, said = verdicts.of_refusal(rows, failure), str(reply)
         case TokenRefused(error=error, description=description):
             state, meaning, said = State.TOKEN_REFUSED, verdicts.of_token(rows, failure), description or error
@@ -113,17 +115,31 @@ def found(failure: Refused | TokenRefused | Broken, endpoint: SmtpEndpoint) -> F
 
 def warned(finding: Finding, mailbox: Mailbox) -> Finding:
     """With the warning that the mailbox's configuration deserves, however it is today."""
-    endpoint = mailbox.endpoint
-    if isinstance(endpoint, SmtpEndpoint) and isinstance(endpoint.credentials, Password) and _at_microsoft(endpoint):
-        return replace(finding, warning=_RETIREMENT)
-    return finding
+    basic = [
+        endpoint
+        for endpoint in mailbox.channels
+        if isinstance(endpoint, SmtpEndpoint) and isinstance(endpoint.credentials, Password)
+    ]
+    return replace(finding, warning=_RETIREMENT) if any(map(_at_microsoft, basic)) else finding
 
 
-def _at_microsoft(endpoint: SmtpEndpoint) -> bool:
-    return endpoint.host.lower().endswith(_MICROSOFT)
+def together(findings: Sequence[Finding]) -> Finding:
+    """One word for a mailbox with several ways out: the first that does not work, and whether another one does."""
+    wrong = next((finding for finding in findings if not finding.well), None)
+    if wrong is None:
+        return findings[0]
+    working = next((finding for finding in findings if finding.well), None)
+    return replace(wrong, warning=f"Mail still leaves another way. {working.explanation}") if working else wrong
 
 
+def _at_microsoft(endpoint: Endpoint) -> bool:
+    return isinstance(endpoint, SmtpEndpoint) and endpoint.host.lower().endswith(_MICROSOFT)
+
+
+_NO_RIGHT = (401, 403)
 _BY_FAULT = {
+    Fault.DNS: State.DNS,
+    Fault.UNREACHABLE: State.PORT_CLOSED,
     Fault.CERTIFICATE: State.TLS,
     Fault.TLS: State.TLS,
     Fault.NO_STARTTLS: State.TLS,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from contracts.address import AddrSpec
 from contracts.delivery import RecipientStatus
 from contracts.notification import OnDoubt
 from worker.domain import verdict as verdicts
 from worker.domain.delivery import Accepted, Broken, HandedOver, Outcome, Refused, Stage, TokenRefused
-from worker.domain.reply import Reply
-from worker.domain.verdict import Action, Row, Verdict
+from worker.domain.reply import Reply, bounded
+from worker.domain.verdict import Action, Row, Scope, Verdict
+
+_MAX_DETAIL = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Judgement:
         pause: the verdict that rests the mailbox, if one does.
         doubted: deferred recipients who may have got this copy all the same.
         unknown: replies that no row of the catalogue knows.
+        wait: shortest wait before the next attempt.
+        split: what spoiled the submission for all its recipients, if something did; they go on in smaller groups.
     """
 
     outcomes: Mapping[AddrSpec, Outcome]
@@ -31,6 +37,8 @@ class Judgement:
     pause: Verdict | None = None
     doubted: frozenset[AddrSpec] = frozenset()
     unknown: tuple[tuple[Stage, Reply], ...] = ()
+    wait: timedelta = timedelta()
+    split: Verdict | None = None
 
     @property
     def accepted(self) -> int:
@@ -58,19 +66,38 @@ def judge(
             taken = {rcpt: Outcome(RecipientStatus.ACCEPTED, reply) for rcpt in tried if rcpt not in refused}
             return _with_refused(taken, refused, rows, None)
         case Refused(stage=stage, reply=reply, refused=refused):
-            found = verdicts.of_refusal(rows, submission)
-            rest = {rcpt: _outcome(found, reply) for rcpt in tried if rcpt not in refused}
+            found = _detailed(verdicts.of_refusal(rows, submission), _hidden(reply))
+            left = [rcpt for rcpt in tried if rcpt not in refused]
+            rest = _spoiled(found, reply, left) if found.action is Action.SPLIT else _all(left, found, reply)
             judgement = _with_refused(rest, refused, rows, found if rest else None)
             unknown = () if found.known or not rest else ((stage, reply),)
             return replace(judgement, unknown=(*unknown, *judgement.unknown))
         case TokenRefused(error, description):
             found = _detailed(verdicts.of_token(rows, submission), description or error)
-            return _with_refused({rcpt: _outcome(found, None) for rcpt in tried}, {}, rows, found)
+            return _with_refused(_all(tried, found, None), {}, rows, found)
         case Broken(refused=refused, detail=detail):
             found = _detailed(_doubt_at_the_dot(verdicts.of_fault(rows, submission), submission), detail)
-            rest = {rcpt: _outcome(found, None) for rcpt in tried if rcpt not in refused}
+            rest = _all([rcpt for rcpt in tried if rcpt not in refused], found, None)
             judgement = _with_refused(rest, refused, rows, found)
             return _resent(judgement) if on_doubt is OnDoubt.RESEND else judgement
+
+
+def _all(tried: Sequence[AddrSpec], found: Verdict, reply: Reply | None) -> dict[AddrSpec, Outcome]:
+    return {rcpt: _outcome(found, reply) for rcpt in tried}
+
+
+def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec]) -> dict[AddrSpec, Outcome]:
+    """The reply may name whom it is about; who is refused by name, or alone, has failed. A 4yz fails nobody."""
+    open_still = dict.fromkeys(tried, Outcome(RecipientStatus.DEFERRED, reply, found.kind))
+    if reply.temporary:
+        return open_still
+    guilty = tried if len(tried) == 1 else _named(reply, tried) if found.scope is Scope.RECIPIENT else ()
+    return {**open_still, **dict.fromkeys(guilty, Outcome(RecipientStatus.FAILED, reply, found.kind))}
+
+
+def _named(reply: Reply, tried: Sequence[AddrSpec]) -> Sequence[AddrSpec]:
+    words = {word.strip("<>()[]'\".:").lower() for word in re.split(r"[\s,;]+", reply.text)}
+    return [rcpt for rcpt in tried if str(rcpt).lower() in words]
 
 
 def _doubt_at_the_dot(found: Verdict, broken: Broken) -> Verdict:
@@ -95,14 +122,28 @@ def _with_refused(
 ) -> Judgement:
     """Add the recipients that the server refused one by one, each with its own verdict."""
     found = {rcpt: verdicts.of_reply(rows, Stage.RCPT, reply) for rcpt, reply in refused.items()}
-    each = {rcpt: _outcome(found[rcpt], reply) for rcpt, reply in refused.items()}
-    resting = (item for item in (whole, *found.values()) if item is not None and item.action is Action.PAUSE)
+    alone = len(refused) + len(outcomes) == 1
+    each = {
+        rcpt: _spoiled(item, refused[rcpt], [rcpt])[rcpt]
+        if alone and item.action is Action.SPLIT
+        else _outcome(item, refused[rcpt])
+        for rcpt, item in found.items()
+    }
+    said = [item for item in (whole, *found.values()) if item is not None]
+    resting = (item for item in said if item.action is Action.PAUSE)
     return Judgement(
         outcomes={**outcomes, **each},
         verdict=whole or next(iter(found.values()), None),
         pause=next(resting, None),
         unknown=tuple((Stage.RCPT, refused[rcpt]) for rcpt, verdict in found.items() if not verdict.known),
+        wait=max((item.wait for item in said), default=timedelta()),
+        split=next((item for item in said if item.action is Action.SPLIT), None),
     )
+
+
+def _hidden(reply: Reply) -> str:
+    """What Exchange says to its own support, readable for the operator."""
+    return bounded("; ".join(reply.diagnostics), _MAX_DETAIL)
 
 
 def _detailed(found: Verdict, detail: str) -> Verdict:
@@ -114,7 +155,9 @@ def _outcome(found: Verdict, reply: Reply | None) -> Outcome:
     match found.action:
         case Action.FAIL:
             return Outcome(RecipientStatus.FAILED, reply, found.kind)
-        case Action.RETRY | Action.PAUSE:
+        case Action.RETRY | Action.PAUSE | Action.SPLIT | Action.REFRESH | Action.RECONNECT:
             return Outcome(RecipientStatus.DEFERRED, reply, found.kind)
         case Action.DOUBT:
             return Outcome(RecipientStatus.IN_DOUBT, reply, found.kind)
+        case Action.NONE:
+            raise ValueError("a refusal always has consequences")

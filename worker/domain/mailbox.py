@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Literal
@@ -41,26 +41,81 @@ class Password:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientSecret:
-    """OAuth 2.0 client credentials of an app registration, presented by XOAUTH2.
+class Secret:
+    """A client secret.
 
     Attributes:
-        authority: token authority with its tenant, `https://login.microsoftonline.com/<tenant id>`.
+        expires: as it was told when it was made; nothing in it says so.
+    """
+
+    value: SecretStr
+    expires: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate of the app registration, with its private key.
+
+    Attributes:
+        file: PEM with both, or PFX (PKCS #12). It may be replaced while we run.
+        password: of the private key.
+    """
+
+    file: PurePath
+    password: SecretStr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Federated:
+    """A federated credential: another authority vouches for us, Kubernetes' workload identity for one.
+
+    Attributes:
+        file: where the platform puts its assertion (RFC 7523), again and again; read at each use.
+    """
+
+    file: PurePath
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedIdentity:
+    """An identity that Azure gives to the machine; none of both: the one that the system assigned."""
+
+    client_id: str | None = None
+    resource_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLogin:
+    """A person has signed in, by `postlane token login` (RFC 8628), and we have been given a refresh token."""
+
+
+Proof = Secret | Certificate | Federated | ManagedIdentity | DeviceLogin
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """OAuth 2.0: tokens for the app itself, or for a person with a device login; presented by XOAUTH2.
+
+    Attributes:
+        authority: token authority with its tenant, `https://login.microsoftonline.com/<tenant id>`; empty for a managed
+            identity.
+        client_id: of the app registration; empty for a managed identity.
+        username: mailbox named in `user=`. For a person's token that is the person's, even if the mail is another
+            mailbox's.
         oidc: the authority is a plain OpenID Connect issuer, not Microsoft Entra.
-        username: mailbox named in `user=`.
         ca_file: trust only these certificates for the authority; None: the system's.
     """
 
     authority: str
     client_id: str
-    client_secret: SecretStr
+    proof: Proof
     scope: str
     username: str
     oidc: bool = False
     ca_file: str | None = None
 
 
-Credentials = NoLogin | Password | ClientSecret
+Credentials = NoLogin | Password | OAuth
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +190,7 @@ class GraphEndpoint:
 
     url: str
     user: str
-    credentials: ClientSecret
+    credentials: OAuth
     concurrent: int = 4
     ca_file: str | None = None
 
@@ -380,6 +435,19 @@ class Directory:
     tenants: Mapping[str, Tenant] | None = None
     producers: Mapping[str, Producer] | None = None
     restraint: Restraint = Restraint()
+    _bound: Mapping[str, tuple[Mailbox, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Sort the mailboxes by tenant once, for a platform may have thousands of them."""
+        bound: dict[str, list[Mailbox]] = {}
+        for mailbox in self.mailboxes.values():
+            for name in mailbox.tenants:
+                bound.setdefault(name, []).append(mailbox)
+        object.__setattr__(self, "_bound", {name: tuple(mailboxes) for name, mailboxes in bound.items()})
+
+    def bound(self, tenant: str) -> tuple[Mailbox, ...]:
+        """The mailboxes that list a tenant, fall-backs included."""
+        return self._bound.get(tenant, ())
 
     def tenant(self, name: str) -> Tenant:
         """What is said about a tenant; of one that is not listed nothing is."""

@@ -85,5 +85,5 @@ def _left_to_a_rule(notification: Notification | Cancellation) -> bool:
     return (
         isinstance(notification, Notification)
         and notification.event is not None
-        and "category" not in notification.model_fields_set
+        and notification.category == Notification.model_fields["category"].default
     )

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 _MAX_TEXT = 2000  # characters kept of a reply; Exchange may send 50 lines of 2,000
 _TAIL = 400  # of which at the end, where Exchange puts the suffix that its support asks for
 
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?= |$)")
+_QUOTED = re.compile(r"(?:^|[\s#(\[<;:'\"])([245])\.(\d{1,3})\.(\d{1,3})(?=[\s:;,)\]>'\"-]|$)")
+
+_DIAGNOSTICS = re.compile(r"\[BeginDiagnosticData\](.*?)(?:\[EndDiagnosticData\]|$)", re.DOTALL)
+_GROUP = re.compile(r"\b\d+\.\d+:((?:[0-9A-Fa-f]{2})+)")
+_ERROR_NUMBER = 4  # octets before the words of a group
+_WORDS = re.compile(rb"[\x20-\x7e]{8,}")
+_SUFFIX = re.compile(
+    r"\[(?:Hostname=[^\]\s]+|[\w.-]+\.[\w.-]+ \d{4}-\d\d-\d\dT[\d:.]+Z(?: [0-9A-Fa-f]{8,32})?)\]\s*$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,6 +33,12 @@ class EnhancedStatusCode:
     def parse(cls, text: str) -> EnhancedStatusCode | None:
         """The code at the start of a text, if there is one."""
         found = _ENHANCED.match(text)
+        return cls(*map(int, found.groups())) if found else None
+
+    @classmethod
+    def quoted(cls, text: str) -> EnhancedStatusCode | None:
+        """The first code within a text, set apart as in `#5.1.1` or `(5.1.1)`; a network address is none."""
+        found = _QUOTED.search(text)
         return cls(*map(int, found.groups())) if found else None
 
     def __str__(self) -> str:
@@ -90,8 +105,29 @@ class Reply:
         """421: the server ends the session whatever the command was."""
         return self.code == 421  # noqa: PLR2004
 
+    @property
+    def diagnostics(self) -> tuple[str, ...]:
+        """What Exchange hides in `[BeginDiagnosticData]`: words in the clear, then those it wrote in hexadecimal."""
+        return tuple(dict.fromkeys(words for found in _DIAGNOSTICS.findall(self.text) for words in _said(found)))
+
+    @property
+    def suffix(self) -> str:
+        """`[server time id]` or `[Hostname=server]` at the end, which Microsoft Support asks for; empty without one."""
+        found = _SUFFIX.search(self.text)
+        return found[0].strip() if found else ""
+
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.code, self.enhanced, self.text) if part)
+
+
+def _said(diagnostics: str) -> Iterator[str]:
+    """The words of one block: before the first group of hexadecimal digits, and in each of them after its number."""
+    first = _GROUP.search(diagnostics)
+    if clear := diagnostics[: first.start() if first else None].strip(" ;,"):
+        yield clear
+    for group in _GROUP.findall(diagnostics):
+        for words in _WORDS.findall(bytes.fromhex(group)[_ERROR_NUMBER:]):
+            yield words.decode("ascii").strip()
 
 
 def bounded(text: str, longest: int) -> str:

@@ -203,12 +203,6 @@ def refused(
     return _result(case, status, outcomes=outcomes, reason=_because(refusal))
 
 
-def put_off(case: Case, refusal: Refusal, outcomes: Mapping[AddrSpec, Outcome], when: datetime) -> Result:
-    """The answer to a notification that waits for something that is no fault of its own or its mailbox's."""
-    reason = _because(refusal)
-    return _result(case, DeliveryStatus.DEFERRED, outcomes=outcomes, reason=reason, next_attempt_at=when)
-
-
 def expanded(case: Case, parts: int, last_id: str) -> Result:
     """The answer to a mass mail: from here on its parts have results of their own."""
     notification = case.notification

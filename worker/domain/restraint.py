@@ -6,14 +6,14 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from contracts.address import AddrSpec
 from contracts.delivery import RecipientStatus
 from contracts.notification import Address, Notification
 from worker.domain.delivery import Accepted, Broken, Outcome, Refused, Submission
-from worker.domain.mailbox import Mailbox, MailScope, Redirect, Restraint, Stop
+from worker.domain.mailbox import Directory, Mailbox, MailScope, Redirect, Restraint, Stop
 from worker.domain.routing import Refusal, Route, presented
 from worker.domain.verdict import Action, Scope, Verdict
 
@@ -107,6 +107,20 @@ def outgoing(
     return Outgoing(_without(shown, mailbox), reached, reached, chosen, barred)
 
 
+def barred_verdict(outcomes: Mapping[AddrSpec, Outcome]) -> Verdict | None:
+    """What to tell of a mail that went well but for recipients whom it must not reach."""
+    barred = sum(outcome.verdict == _BARRED for outcome in outcomes.values())
+    if not barred:
+        return None
+    return Verdict(
+        _BARRED,
+        Scope.RECIPIENT,
+        Action.FAIL,
+        f"The mailbox may not send to the domains of {barred} of the recipients; nothing was sent to them.",
+        "Add the domains to `allowed_domains` of the mailbox, or correct the recipients.",
+    )
+
+
 def answered(submission: Submission, sent: Outgoing) -> Submission:
     """What the answer means for the producer's recipients: of a redirected mail the sandbox's fate is theirs."""
     redirect = sent.route.redirect
@@ -144,3 +158,39 @@ def _listing(people: Sequence[Address]) -> str:
     named = ", ".join(str(person.spec) for person in people[:_NAMED])
     more = len(people) - _NAMED
     return f"{named} and {more} more" if more > 0 else named
+
+
+def noticed(directory: Directory) -> Iterator[tuple[str, str]]:
+    """What is switched on or set aside in a directory and should not be forgotten: of what, in words."""
+    yield from _noticed("platform", directory.restraint)
+    for name, tenant in (directory.tenants or {}).items():
+        yield from _noticed(f"tenant {name}", tenant.restraint)
+        for kind, parts in (("site", tenant.sites), ("component", tenant.components)):
+            for part, restraint in parts.items():
+                yield from _noticed(f"tenant {name}, {kind} {part}", restraint)
+    for mailbox in directory.mailboxes.values():
+        subject = f"mailbox {mailbox.name}"
+        if not mailbox.enabled:
+            yield subject, "It is switched off."
+        if mailbox.sites == frozenset() or mailbox.components == frozenset():
+            yield subject, "It is bound to no site or component, so it is never used."
+        if redirect := mailbox.redirect or mailbox.catch_all:
+            yield subject, f"All its mail goes to {redirect.to}; no recipient gets any."
+        if mailbox.suppress:
+            yield subject, "Suppressed mode is on: its mail is decided on and not sent."
+
+
+def _noticed(subject: str, restraint: Restraint) -> Iterator[tuple[str, str]]:
+    match restraint.stop:
+        case Stop.HOLD:
+            yield subject, "The stop switch is on: mail waits."
+        case Stop.REFUSE:
+            yield subject, "The stop switch is on: mail is refused."
+        case None:
+            pass
+    if restraint.suppress:
+        yield subject, "Suppressed mode is on: mail is decided on and not sent."
+    if restraint.redirect:
+        yield subject, f"All mail goes to {restraint.redirect.to}; no recipient gets any."
+    if restraint.purposes_off:
+        yield subject, f"Switched off: {', '.join(sorted(restraint.purposes_off))}."

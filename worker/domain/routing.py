@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.delivery import Because
-from contracts.notification import Notification
+from contracts.notification import MASS, Notification
 from worker.domain.mailbox import Directory, Mailbox, MailScope, Rank, Redirect
 from worker.domain.verdict import Action, Scope, Verdict
 
-MASS = "mass"
 _RANKS = tuple(Rank)
 
 
@@ -125,7 +124,7 @@ def pool(notification: Notification, directory: Directory) -> tuple[Mailbox, ...
     first is the notification's own, so that every attempt finds the same order.
     """
     scope = scope_of(notification)
-    own = [mailbox for mailbox in directory.mailboxes.values() if mailbox.belongs_to(scope)]
+    own = [mailbox for mailbox in directory.bound(scope.tenant) if mailbox.belongs_to(scope)]
     narrowest = max((mailbox.bound_to for mailbox in own if mailbox.rank is Rank.DEFAULT), default=0)
     holding = [mailbox for mailbox in own if mailbox.rank is not Rank.DEFAULT or mailbox.bound_to == narrowest]
     return tuple(_in_turn(notification, holding))
@@ -154,13 +153,12 @@ def presented(notification: Notification, chosen: Route) -> Notification:
 
 
 def _known(scope: MailScope, directory: Directory) -> bool:
-    bound = (mailbox.tenants for mailbox in directory.mailboxes.values())
-    return directory.tenants is None or scope.tenant in directory.tenants or any(scope.tenant in each for each in bound)
+    return directory.tenants is None or scope.tenant in directory.tenants or bool(directory.bound(scope.tenant))
 
 
 def _has_server(scope: MailScope, directory: Directory) -> bool:
     """Whether the tenant has any server, be it for another of its sites or components."""
-    return any(scope.tenant in mailbox.tenants and not mailbox.fallback_for for mailbox in directory.mailboxes.values())
+    return any(not mailbox.fallback_for for mailbox in directory.bound(scope.tenant))
 
 
 def _may_use_shared(scope: MailScope, directory: Directory) -> bool:

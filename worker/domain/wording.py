@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import JsonValue
 
 from contracts.notification import MASS, Address, Notification, Priority
+from worker.domain.mailbox import MailScope
 from worker.domain.routing import Refusal
+from worker.domain.verdict import Action, Scope, Verdict
 
 ANY_EVENT = "*"
 
@@ -20,12 +22,14 @@ class Rule:
 
     Attributes:
         event: its name, or `*` for all others.
-        tenants: for whom it holds, in lower case; empty: for all.
+        tenants, sites, components: for whose mail it holds, in lower case; empty: for all.
         data: what placeholders stand for unless the notification says something else.
     """
 
     event: str
     tenants: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    components: tuple[str, ...] = ()
     template: str | None = None
     locale: str | None = None
     mailbox: str | None = None
@@ -88,18 +92,10 @@ class Unreadable:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue:
-    """The template took too long before, and is just being tried again: look again a little later."""
-
-
-def rule_for(event: str, tenant: str, rules: Sequence[Rule]) -> Rule | None:
-    """The first rule of this event that holds for the tenant, else the first of `*`."""
-    fitting = [rule for rule in rules if not rule.tenants or tenant.lower() in rule.tenants]
-    return next(
-        (rule for wanted in (event, ANY_EVENT) for rule in fitting if rule.event == wanted),
-        None,
-    )
+def rule_for(event: str, scope: MailScope, rules: Sequence[Rule]) -> Rule | None:
+    """The first rule of this event that holds for the scope, else the first of `*`."""
+    fitting = [rule for rule in rules if _holds(rule, scope)]
+    return next((rule for wanted in (event, ANY_EVENT) for rule in fitting if rule.event == wanted), None)
 
 
 def complete(notification: Notification) -> bool:
@@ -108,7 +104,10 @@ def complete(notification: Notification) -> bool:
 
 
 def filled(notification: Notification, rule: Rule | None) -> Notification | Refusal:
-    """The notification with what its rule adds; whatever it says itself stands. Rules add nothing to mass mail."""
+    """The notification with what its rule adds; whatever it says itself stands. Rules add nothing to mass mail.
+
+    Category and priority count as said if they are not the contract's defaults, which many clients write out.
+    """
     if notification.category == MASS:
         return notification if complete(notification) else _mass_by_rule(notification)
     whole = notification.model_copy(update=_changes(notification, rule)) if rule is not None else notification
@@ -140,14 +139,25 @@ def worded(notification: Notification, wording: Wording) -> Notification:
     )
 
 
-def refusal_of(problem: Unrenderable | Unreadable) -> Refusal:
+def refusal_of(fault: Unrenderable) -> Refusal:
     """In the words of a result."""
-    kind = "template" if isinstance(problem, Unrenderable) else "templates-unavailable"
-    return Refusal(kind, "template", problem.problem, problem.remedy)
+    return Refusal("template", "template", fault.problem, fault.remedy)
+
+
+def verdict_of(away: Unreadable) -> Verdict:
+    """In the words of a result that tells of a wait."""
+    return Verdict("templates-unavailable", Scope.SERVER, Action.PAUSE, away.problem, remedy=away.remedy)
+
+
+def _holds(rule: Rule, scope: MailScope) -> bool:
+    return (
+        (not rule.tenants or scope.tenant in rule.tenants)
+        and (not rule.sites or scope.site in rule.sites)
+        and (not rule.components or scope.component in rule.components)
+    )
 
 
 def _changes(notification: Notification, rule: Rule) -> dict[str, Any]:
-    given = notification.model_fields_set
     changes: dict[str, Any] = {
         name: value
         for name in ("locale", "mailbox", "sender", "reply_to")
@@ -156,7 +166,7 @@ def _changes(notification: Notification, rule: Rule) -> dict[str, Any]:
     changes |= {
         name: value
         for name in ("category", "priority")
-        if name not in given and (value := getattr(rule, name)) is not None
+        if getattr(notification, name) == Notification.model_fields[name].default and (value := getattr(rule, name))
     }
     if notification.text is None and notification.html is None and notification.template is None:
         changes["template"] = rule.template

@@ -41,6 +41,7 @@ class AcceptedMails:
         self.log = directory / "accepted.jsonl"
         directory.mkdir(parents=True, exist_ok=True)
         self._keep = keep_content
+        self._sent: set[tuple[str, str]] = set()
         self._file = self.log.open("a", encoding="utf-8", buffering=1)
 
     def keep(
@@ -64,7 +65,12 @@ class AcceptedMails:
             path=str(path) if self._keep else "",
         )
         self._file.write(json.dumps(asdict(mail), ensure_ascii=False) + "\n")
+        self._sent.add((login.lower(), mail.message_id))
         return mail
+
+    def holds(self, login: str, message_id: str) -> bool:
+        """Whether this login has sent a mail with this Message-ID: what its Sent Items would show."""
+        return (login.lower(), message_id) in self._sent
 
     def close(self) -> None:
         """Close the log."""

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from worker.emulator.entra import GRAPH_RESOURCE
 from worker.emulator.run import Emulator
 
 
-def mailboxes_file(running: Emulator, pickup: Path | None = None) -> str:
-    """A default mailbox over OAuth, a tenant's own by password, and one over a pickup directory if one is given."""
+def mailboxes_file(running: Emulator, pickup: Path | None = None, *, graph: bool = False) -> str:
+    """A default mailbox over OAuth, a tenant's own by password, and one over a pickup directory if one is given.
+
+    Args:
+        running: the emulator.
+        pickup: the directory of the mailbox `zlin`.
+        graph: give the default mailbox Microsoft Graph as its second channel.
+    """
     plan = running.plan
     app, default, own = plan.apps[0], plan.office365_mailboxes[0], plan.ordinary_mailboxes[0]
     host = plan.names[0] if plan.names else "localhost"
@@ -44,6 +51,13 @@ password = "{own.password}"
 [tenants.tailspin]
 use_default = false
 """
+    if graph:
+        second = f"""[mailboxes.platform.graph]
+url = "{running.graph_url}"
+scope = "{GRAPH_RESOURCE}/.default"
+ca_file = "{ca_file}"
+"""
+        text = text.replace("\n[mailboxes.fabrikam]", f"{second}\n[mailboxes.fabrikam]", 1)
     if pickup is not None:
         text += f"""
 [mailboxes.zlin]

@@ -8,16 +8,18 @@ import binascii
 import re
 import ssl
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Self
 
 from worker.emulator.accepted import AcceptedMails, field_of
+from worker.emulator.backstage import Backstage
+from worker.emulator.scenario import DROP, LOST, SILENT, Moment
 from worker.emulator.world import MailboxAccount, Profile
 
 _LIMIT = 64 * 1024 * 1024  # octets of one message
 _PATH = re.compile(rb"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
+_SIZE = re.compile(rb"\bSIZE=(\d+)", re.IGNORECASE)
 _ADDRESS = re.compile(r"<([^<>]+)>|([^\s<>,]+@[^\s<>,]+)")
 
 CheckToken = Callable[[str, str], str]
@@ -56,11 +58,13 @@ class SmtpServer:
         accounts: list[MailboxAccount],
         tls: ssl.SSLContext,
         accepted: AcceptedMails,
+        backstage: Backstage,
         check_token: CheckToken | None = None,
         *,
         implicit_tls: bool = False,
     ) -> None:
         """Does not listen yet."""
+        self.backstage = backstage
         self.profile = profile
         self._accounts = {account.address.lower(): account for account in accounts}
         self._tls = tls
@@ -69,8 +73,6 @@ class SmtpServer:
         self._implicit_tls = implicit_tls
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self.submitting: Counter[str] = Counter()
-        self.most_connections = 0
 
     async def listen(self, host: str, port: int) -> Self:
         """Start listening; port 0 takes a free one."""
@@ -143,7 +145,12 @@ class _Session:
         self._accepted = accepted
         self._check_token = check_token
         self._state = _State(tls=self._tls_version())
+        self._play = server.backstage.play
+        self._governor = server.backstage.governor
+        self._journal = server.backstage.journal
+        self._number = self._journal.number()
         self._counted = ""
+        self._begun = False
         self._verbs: dict[str, Callable[[bytes], Awaitable[str]]] = {
             "EHLO": self._ehlo,
             "HELO": self._helo,
@@ -158,28 +165,72 @@ class _Session:
         }
 
     async def run(self) -> None:
-        self._say(f"220 {self._profile.host} {self._profile.greeting}")
+        self._tell("open", server=self._profile.host)
+        greeting = await self._scripted(Moment.CONNECT)
+        await self._reply(greeting or f"220 {self._profile.host} {self._profile.greeting}", "CONNECT")
+        if greeting:
+            return
         while True:
             line = (await self._reader.readuntil(b"\r\n"))[:-2]
             verb, _, rest = line.partition(b" ")
-            handler = self._verbs.get(verb.decode("ascii", "replace").upper())
+            name = verb.decode("ascii", "replace").upper()
+            handler = self._verbs.get(name)
             reply = await handler(rest) if handler else "500 5.3.3 Unrecognized command"
             if reply:
-                self._say(reply)
-            await self._writer.drain()
+                await self._reply(reply, name)
 
     def leave(self) -> None:
-        """Give the place of this connection back."""
+        """Give the places of this connection back."""
+        self._end(accepted=False)
         if self._counted:
-            self._server.submitting[self._counted] -= 1
+            self._governor.submitting[self._counted] -= 1
             self._counted = ""
+        self._tell("close")
+
+    def _tell(self, event: str, **facts: object) -> None:
+        self._journal.write(event, connection=self._number, login=self._state.login, **facts)
+
+    async def _reply(self, reply: str, command: str) -> None:
+        if reply[0] in "45":
+            self._tell("refused", command=command, reply=reply)
+        self._say(reply)
+        await self._writer.drain()
+        if reply.startswith("421"):
+            raise _Bye
+
+    async def _scripted(self, moment: Moment, login: str = "", mechanism: str = "") -> str:
+        """What the scenarios say now; empty: nothing."""
+        rule = self._play.answer(moment, login or self._state.login, self._state.rcpt_to, mechanism)
+        if rule is None:
+            return ""
+        if rule.reply in (DROP, SILENT):
+            await self._vanish(rule.reply, moment)
+        return rule.reply
+
+    async def _vanish(self, how: str, moment: str) -> None:
+        self._tell(how, moment=moment)
+        if how == SILENT:
+            await self._reader.read()
+        raise _Bye
+
+    def _end(self, *, accepted: bool) -> None:
+        """The message that had begun is over."""
+        if self._begun:
+            self._governor.end(self._state.login, accepted=accepted)
+            self._begun = False
+
+    def _reset_state(self) -> None:
+        self._end(accepted=False)
+        self._state.reset()
 
     def _say(self, reply: str) -> None:
         self._writer.write(reply.encode() + b"\r\n")
 
     async def _ehlo(self, _name: bytes) -> str:
+        if reply := await self._scripted(Moment.EHLO):
+            return reply
         self._state.greeted = True
-        self._state.reset()
+        self._reset_state()
         keywords = [*self._profile.keywords]
         if self._state.tls == "none":
             keywords.append("STARTTLS")
@@ -190,12 +241,14 @@ class _Session:
 
     async def _helo(self, _name: bytes) -> str:
         self._state.greeted = True
-        self._state.reset()
+        self._reset_state()
         return f"250 {self._profile.host}"
 
     async def _starttls(self, _rest: bytes) -> str:
         if self._state.tls != "none":
             return "503 5.5.2 TLS is already on"
+        if reply := await self._scripted(Moment.STARTTLS):
+            return reply
         self._say("220 2.0.0 SMTP server ready")
         await self._writer.drain()
         await self._writer.start_tls(self._tls)
@@ -212,9 +265,12 @@ class _Session:
         if mechanism not in self._profile.mechanisms:
             return "504 5.7.4 Unrecognized authentication type"
         login, refusal = await self._authenticated(mechanism, initial)
+        refusal = refusal or await self._scripted(Moment.AUTH, login, mechanism)
         if refusal:
+            self._tell("login refused", user=login, mechanism=mechanism)
             return refusal
         self._state.login, self._state.mechanism = login, mechanism
+        self._tell("login", mechanism=mechanism)
         return "235 2.7.0 Authentication successful"
 
     async def _authenticated(self, mechanism: str, initial: bytes) -> tuple[str, str]:
@@ -274,20 +330,31 @@ class _Session:
                 "432 4.3.2 Concurrent connections limit exceeded. "
                 f"Visit https://aka.ms/concurrent_sending for more information. [Hostname={self._profile.host}]"
             )
+        if refusal := self._too_large(found[2]) or await self._scripted(Moment.MAIL):
+            return refusal
+        if not self._governor.begin(self._state.login):
+            return "421 4.4.2 Message submission rate for this client has exceeded the configured limit"
+        self._begun = True
         self._state.mail_from = found[1].decode()
+        self._tell("mail", mail_from=self._state.mail_from)
         return "250 2.1.0 Sender OK"
+
+    def _too_large(self, parameters: bytes) -> str:
+        found = _SIZE.search(parameters)
+        fits = found is None or int(found[1]) <= self._governor.limits.octets
+        return "" if fits else "552 5.3.4 Message size exceeds fixed maximum message size"
 
     def _counted_in(self) -> bool:
         """Whether this connection has a place among those that may submit for its login."""
         login = self._state.login
         if not login or self._counted:
             return True
-        submitting = self._server.submitting
-        if submitting[login] >= self._profile.connections:
+        submitting = self._governor.submitting
+        if submitting[login] >= self._governor.limits.connections:
             return False
         submitting[login] += 1
         self._counted = login
-        self._server.most_connections = max(self._server.most_connections, submitting[login])
+        self._tell("submitting")
         return True
 
     async def _rcpt(self, rest: bytes) -> str:
@@ -300,17 +367,28 @@ class _Session:
         refusal = self._profile.recipients.get(recipient.rpartition("@")[0].lower())
         if refusal:
             return refusal
+        most = self._governor.limits.recipients_per_message
+        if most and len(self._state.rcpt_to) >= most:
+            return "452 4.5.3 Too many recipients"
         self._state.rcpt_to.append(recipient)
+        rule = self._play.answer(Moment.RCPT, self._state.login, [recipient])
+        if rule is not None:
+            self._state.rcpt_to.pop()
+            if rule.reply in (DROP, SILENT):
+                await self._vanish(rule.reply, Moment.RCPT)
+            return rule.reply
         return "250 2.1.5 Recipient OK"
 
     async def _data(self, _rest: bytes) -> str:
         if not self._state.rcpt_to:
             return "503 5.5.2 Need rcpt command"
+        if refusal := await self._scripted(Moment.DATA):
+            return refusal
         self._say("354 Start mail input; end with <CRLF>.<CRLF>")
         await self._writer.drain()
         content = await self._content()
         reply = await self._answer(content)
-        self._state.reset()
+        self._reset_state()
         return reply
 
     async def _content(self) -> bytes:
@@ -329,13 +407,16 @@ class _Session:
             ),
             "",
         )
-        if scripted == "drop":
+        scripted = scripted or await self._scripted(Moment.DOT)
+        if scripted == DROP:
             raise _Bye
-        if scripted and scripted != "lost":
+        if scripted and scripted != LOST:
             return scripted
-        if refusal := self._wrong_sender(content):
+        if refusal := self._wrong_sender(content) or self._beyond_limits(content):
             return refusal
-        self._accepted.keep(
+        while (wait := self._governor.delay(self._state.login)) > 0:  # noqa: ASYNC110 - only time opens a window
+            await asyncio.sleep(wait)
+        mail = self._accepted.keep(
             content,
             server=self._profile.host,
             login=self._state.login,
@@ -344,7 +425,22 @@ class _Session:
             mail_from=self._state.mail_from or "",
             rcpt_to=self._state.rcpt_to,
         )
-        if scripted == "lost":
+        self._end(accepted=True)
+        self._tell(
+            "accepted",
+            message_id=mail.message_id,
+            notification_id=mail.notification_id,
+            recipients=len(mail.rcpt_to),
+            octets=mail.octets,
+        )
+        self._server.backstage.bounce(
+            content,
+            sender=self._state.mail_from or "",
+            login=self._state.login,
+            recipients=self._state.rcpt_to,
+            host=self._profile.host,
+        )
+        if scripted == LOST:
             raise _Bye
         told = {"message_id": field_of(content, b"Message-ID"), "host": self._profile.host}
         return f"250 {self._profile.accepted.format(queue_id=uuid.uuid4().hex[:10].upper(), **told)}"
@@ -364,8 +460,15 @@ class _Session:
             f"Failed to process message due to a permanent exception. [Hostname={self._profile.host}]"
         )
 
+    def _beyond_limits(self, content: bytes) -> str:
+        if len(content) > self._governor.limits.octets:
+            return "552 5.3.4 Message size exceeds fixed maximum message size"
+        if not self._state.login:
+            return ""
+        return self._governor.quota(self._state.login, len(self._state.rcpt_to), len(content))
+
     async def _rset(self, _rest: bytes) -> str:
-        self._state.reset()
+        self._reset_state()
         return "250 2.0.0 Resetting"
 
     async def _noop(self, _rest: bytes) -> str:

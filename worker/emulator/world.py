@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,69 @@ class MailboxAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class FederatedCredential:
+    """Whose assertions an app accepts in place of a secret.
+
+    Attributes:
+        public_key: PEM, of the issuer; the real one is fetched from it.
+    """
+
+    issuer: str
+    subject: str
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTrouble:
+    """What the token endpoint does instead of its work. Any of them may be left out.
+
+    Attributes:
+        aadsts: number of an error that it knows the status and words of (`entra.ERRORS`).
+        status: 4xx or 5xx, with no body that OAuth knows.
+        retry_after: seconds, in the header.
+        delay: seconds before it answers.
+        times: how often; then all is well again.
+    """
+
+    aadsts: int | None = None
+    status: int | None = None
+    retry_after: int | None = None
+    delay: float = 0
+    times: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class AppRegistration:
-    """An application in Entra ID with admin consent for SMTP.SendAsApp."""
+    """An application in Entra ID with admin consent.
+
+    Attributes:
+        certificates: PEM, that assertions may be signed with.
+        roles: application permissions that were consented to.
+        by_role_assignment: Exchange's own RBAC gives it SMTP.SendAsApp; the token then shows no role for it.
+        secret_ends: of the client secret, told by Graph to an app with Application.Read.All.
+        public: device codes are allowed ("Allow public client flows").
+    """
 
     tenant_id: str
     client_id: str
     client_secret: str = field(repr=False)
+    certificates: tuple[str, ...] = ()
+    federated: tuple[FederatedCredential, ...] = ()
+    roles: tuple[str, ...] = ("SMTP.SendAsApp", "Mail.Send")
+    by_role_assignment: bool = False
+    secret_ends: datetime | None = None
+    public: bool = True
+    trouble: TokenTrouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedIdentityAccount:
+    """An identity of the machine: the system's if it is the first, else asked for by its client or resource id."""
+
+    tenant_id: str
+    client_id: str
+    resource_id: str = ""
+    roles: tuple[str, ...] = ("SMTP.SendAsApp",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +101,6 @@ class Profile:
         keywords: of EHLO, without STARTTLS and AUTH.
         mechanisms: of AUTH, offered only under TLS.
         tls_first: whether it refuses mail without TLS.
-        connections: submitting at once for one login; more get 432.
         accepted: reply text to the final dot; may use {message_id}, {host} and {queue_id}.
         checks_sender: whether From must be the login's.
         recipients: local part → reply to RCPT.
@@ -55,7 +112,6 @@ class Profile:
     keywords: tuple[str, ...]
     mechanisms: tuple[str, ...]
     tls_first: bool = True
-    connections: int = 1000
     accepted: str = "2.0.0 OK"
     checks_sender: bool = False
     recipients: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +139,6 @@ OFFICE365 = Profile(
         "SMTPUTF8",
     ),
     mechanisms=("LOGIN", "XOAUTH2"),
-    connections=3,
     accepted="2.0.0 OK {message_id} [Hostname={host}]",
     checks_sender=True,
     contents=SCRIPTED_CONTENTS,

@@ -18,6 +18,7 @@ _FAULTS: tuple[tuple[type[Exception], Fault], ...] = (
     (httpx2.RemoteProtocolError, Fault.DISCONNECTED),
     (httpx2.DecodingError, Fault.GARBLED),
     (httpx2.TooManyRedirects, Fault.GARBLED),
+    (httpx2.SSEError, Fault.GARBLED),
     (httpx2.ProtocolError, Fault.INTERNAL),
     (httpx2.UnsupportedProtocol, Fault.INTERNAL),
 )

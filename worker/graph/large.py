@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Iterator
+from http import HTTPStatus
 
 from worker.domain.delivery import Broken, Fault, Stage
 from worker.domain.division import Divided, File
@@ -46,6 +47,8 @@ async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer
         if not isinstance(error, Ended) or _unsent(error):
             await _discard(talk, draft)
         raise
+    if HTTPStatus.BAD_REQUEST <= sent.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        await _discard(talk, draft)
     return sent
 
 

@@ -46,11 +46,16 @@ class PickupTransport:
         try:
             if not await handing_over():
                 return Fenced()
-            return HandedOver(await asyncio.to_thread(_move_in, staged, Path(place.directory) / name))
-        except OSError as error:
-            return _broken(place, error)
+            return await asyncio.to_thread(_handed_over, place, staged, name)
         finally:
             await asyncio.to_thread(staged.unlink, missing_ok=True)
+
+
+def _handed_over(place: PickupDirectory, staged: Path, name: str) -> HandedOver | Broken:
+    try:
+        return HandedOver(_move_in(staged, Path(place.directory) / name))
+    except OSError as error:
+        return _broken(place, error)
 
 
 def _broken(place: PickupDirectory, error: OSError) -> Broken:
@@ -94,6 +99,7 @@ def _sweep(staging: Path) -> None:
 
 
 def _stage(place: PickupDirectory, name: str, content: bytes) -> Path:
+    _admits(Path(place.directory))
     staging = Path(place.staging)
     staging.mkdir(mode=0o770, exist_ok=True)
     path = staging / f"{name}.{uuid.uuid4().hex}"
@@ -109,6 +115,13 @@ def _stage(place: PickupDirectory, name: str, content: bytes) -> Path:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _admits(directory: Path) -> None:
+    """Found out before the ledger is marked: until then another mailbox may take the mail."""
+    directory.stat()
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _group(name: str) -> int:

@@ -200,7 +200,7 @@ def translated(error: Exception) -> Refused | Broken:
     """What an exception of the library below means; most specific first."""
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     match error:
-        case aiosmtplib.SMTPResponseException(code=code, message=message) if 200 <= code < 600:  # noqa: PLR2004
+        case aiosmtplib.SMTPResponseException(code=code, message=message) if 400 <= code < 600:  # noqa: PLR2004
             return Refused(Stage.CONNECT, Reply.of(code, message.split("\n")))
         case aiosmtplib.SMTPResponseException():
             return Broken(Stage.CONNECT, Fault.GARBLED, "what answers there does not speak SMTP")
@@ -217,10 +217,12 @@ def _fault(error: Exception, cause: Exception) -> Fault:
                 return Fault.TLS
             case socket.gaierror() | UnicodeError():
                 return Fault.DNS
-            case aiosmtplib.SMTPConnectTimeoutError() if "ready message" not in str(error):
-                return Fault.UNREACHABLE
-            case TimeoutError():
+            case aiosmtplib.SMTPConnectTimeoutError():
+                return Fault.UNREACHABLE  # a port where nobody speaks is as good as closed
+            case aiosmtplib.SMTPTimeoutError():
                 return Fault.TIMEOUT
+            case TimeoutError():
+                return Fault.UNREACHABLE
             case aiosmtplib.SMTPServerDisconnected() | ConnectionResetError() | BrokenPipeError():
                 return Fault.DISCONNECTED
             case _:

@@ -256,6 +256,7 @@ class Dialogue(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
         detail = f"the connection broke ({exc})" if exc else "the server closed the connection"
         self._fail(Lost(Fault.DISCONNECTED, detail))
 

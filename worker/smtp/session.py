@@ -218,9 +218,11 @@ class _Transaction:
     def _broken_in(self) -> Refused | None:
         """A server that refuses before the dot has its reasons: what it said counts, not that it left."""
         early = self._dialogue.spoken()
-        if early is None or not early.negative:
+        if early is None:
             return None
         self._dialogue.abort()
+        if not early.negative:
+            raise self._odd(early)
         return Refused(Stage.DATA, early, self._refused)
 
     def _mail(self) -> bytes:

@@ -12,7 +12,7 @@ from typing import cast
 
 from worker.domain.delivery import Broken, Busy, Fault, Refused, Stage, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Mailbox, NoLogin, Password, SessionLimits, SmtpEndpoint
+from worker.domain.mailbox import Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
@@ -112,11 +112,11 @@ class SmtpTransport:
                 return await self._opened(name, endpoint, None, closed)
             case Password() as password:
                 return await self._opened(name, endpoint, password, closed)
-            case ClientSecret() as client:
+            case OAuth() as client:
                 return await self._with_token(name, endpoint, client, closed)
 
     async def _with_token(
-        self, name: str, endpoint: SmtpEndpoint, client: ClientSecret, closed: Closed | None
+        self, name: str, endpoint: SmtpEndpoint, client: OAuth, closed: Closed | None
     ) -> Session | Refused | TokenRefused | Broken:
         token = await self._tokens.token(name, client)
         if not isinstance(token, Token):

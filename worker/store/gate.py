@@ -130,7 +130,7 @@ class SqlGate:
         self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
     ) -> bool:
         """End the pause if this was its probe; end the mail in the window, or forget it if nothing was tried."""
-        throttled = said is not None and _throttles(said)
+        throttled = said is not None and said.throttle
         if admission.ticket is None and not admission.probe and not throttled:
             return False
 
@@ -352,7 +352,7 @@ class SqlGate:
         row = self._locked(connection, admission.mailbox, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._ticket_ended(connection, admission, 0, tried=True)
-        changes: dict[str, Any] = _throttled(row, _now(connection)) if _throttles(verdict) else {}
+        changes: dict[str, Any] = _throttled(row, _now(connection)) if verdict.throttle else {}
         if row.paused_until is not None and not _current(row, admission):
             until = record.moment(row.paused_until)  # let through before the pause began: no news
         else:
@@ -478,10 +478,6 @@ def _counted(limits: Limits) -> bool:
 def _current(row: Row[Any], admission: Admission) -> bool:
     """Whether it is the probe of the pause that lasts."""
     return row.paused_until is not None and admission.probe and admission.epoch == row.epoch
-
-
-def _throttles(verdict: Verdict) -> bool:
-    return verdict.kind.startswith("throttled")
 
 
 def _throttled(row: Row[Any], now: int) -> dict[str, Any]:

@@ -98,8 +98,9 @@ def progress_text(progress: Progress) -> str:
         fields["told"] = progress.told
     if progress.slot:
         fields["slot"] = microseconds(progress.slot)
-    if progress.replays:
-        fields["replays"] = progress.replays
+    for name in ("replays", "group", "cap"):
+        if getattr(progress, name):
+            fields[name] = getattr(progress, name)
     return json.dumps(fields, separators=(",", ":"))
 
 
@@ -118,6 +119,8 @@ def progress(text: str) -> Progress:
         told=fields.get("told", ""),
         slot=moment(fields["slot"]) if "slot" in fields else None,
         replays=fields.get("replays", 0),
+        group=fields.get("group", 0),
+        cap=fields.get("cap", 0),
     )
 
 

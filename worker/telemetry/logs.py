@@ -14,6 +14,7 @@ import structlog
 
 from contracts.delivery import Result
 from worker.events import (
+    BasicAuthRetiring,
     BrokerBlocked,
     BrokerDown,
     BrokerUnblocked,
@@ -22,6 +23,7 @@ from worker.events import (
     Concluded,
     ConsumerSilent,
     Crashed,
+    CredentialEnds,
     Draining,
     Event,
     MailboxPaused,
@@ -34,6 +36,8 @@ from worker.events import (
     TokenFetched,
     UnknownReply,
 )
+
+_SOME = 20  # names in one line
 
 # The library logs a traceback for every lost connection; `BrokerDown` says it in one line.
 _NOISY = {
@@ -118,6 +122,22 @@ class LogEvents:
                     "token fetched" if ok else "token refused",
                     mailbox=mailbox,
                     seconds=round(seconds, 3),
+                )
+            case CredentialEnds(mailbox, what, at, days, urgent):
+                log.log(
+                    logging.WARNING if urgent else logging.DEBUG,
+                    "credential ends",
+                    mailbox=mailbox,
+                    what=what,
+                    at=at.date().isoformat(),
+                    days=days,
+                )
+            case BasicAuthRetiring(mailboxes):
+                log.warning(
+                    "basic authentication is being retired",
+                    mailboxes=len(mailboxes),
+                    some=list(mailboxes[:_SOME]),
+                    remedy="`postlane check` lists them with the steps; `postlane office365 setup` prints those.",
                 )
             case BrokerUp(lanes, ()):
                 log.info("broker connected", lanes=lanes)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from contracts import __version__
 from worker.events import (
+    BasicAuthRetiring,
     BrokerBlocked,
     BrokerDown,
     BrokerUnblocked,
@@ -17,6 +18,7 @@ from worker.events import (
     Concluded,
     ConsumerSilent,
     Crashed,
+    CredentialEnds,
     Event,
     MailboxPaused,
     MailboxResumed,
@@ -57,6 +59,12 @@ class Metrics:
         )
         self._sessions = counter("smtp_sessions_opened_total", "Connections opened and logged in", ("mailbox",))
         self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
+        self._ends = gauge(
+            "credential_end_timestamp_seconds", "When the client secret or certificate of a mailbox ends", ("mailbox",)
+        )
+        self._basic = gauge(
+            "mailbox_basic_auth", "1 for a mailbox that logs in at Microsoft's with a password", ("mailbox",)
+        )
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
         self._lost = counter("broker_lost_total", "Lost or failed broker connections")
         self._stores_lost = counter("store_lost_total", "Times that the store was out of reach")
@@ -87,6 +95,11 @@ class Metrics:
                 self._sessions.labels(mailbox).inc()
             case TokenFetched(mailbox=mailbox, ok=ok):
                 self._tokens.labels(mailbox, "fetched" if ok else "refused").inc()
+            case CredentialEnds(mailbox=mailbox, at=at):
+                self._ends.labels(mailbox).set(at.timestamp())
+            case BasicAuthRetiring(mailboxes):
+                for name in mailboxes:
+                    self._basic.labels(name).set(1)
             case BrokerUp(missing=missing):
                 self._connected.set(1)
                 self._missing.set(len(missing))

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter
 
+from worker.domain.mailbox import MailScope
 from worker.domain.wording import Order, Unrenderable
 from worker.templates.library import Library
 
@@ -49,8 +50,8 @@ def main() -> None:
 
 def _answer(library: Library, request: dict[str, Any]) -> dict[str, Any]:
     match request:
-        case {"ask": "rule", "event": str(event), "tenant": str(tenant)}:
-            found: Any = library.rule(event, tenant)
+        case {"ask": "rule", "event": str(event), "scope": scope}:
+            found: Any = library.rule(event, MailScope(**scope))
         case {"ask": "render", "order": order}:
             found = library.render(_ORDER.validate_python(order))
         case _:

@@ -20,7 +20,8 @@ from jinja2 import Environment, TemplateNotFound, TemplateSyntaxError, Undefined
 from jinja2.exceptions import SecurityError
 
 from contracts.model import one_line, sendable
-from worker.domain.locale import nearest
+from worker.domain.locale import matching, nearest
+from worker.domain.mailbox import MailScope
 from worker.domain.plain import plain_text
 from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording, rule_for
 from worker.templates.environment import SUFFIX, environment
@@ -60,11 +61,11 @@ class Library:
         self._rules = Rules(root)
         self._environments = {"html": environment(root, html=True), "txt": environment(root, html=False)}
 
-    def rule(self, event: str, tenant: str) -> Rule | Unreadable | None:
+    def rule(self, event: str, scope: MailScope) -> Rule | Unreadable | None:
         """The rule of an event, if there is one."""
         try:
             self._present()
-            return rule_for(event, tenant, self._rules.current())
+            return rule_for(event, scope, self._rules.current())
         except (OSError, RulesError) as error:
             return self._unreadable(error)
 
@@ -110,7 +111,8 @@ class Library:
         bodies = [tag for tag, parts in files.items() if parts & {"txt", "html"}]
         if not bodies:
             raise self._no_template(order.template)
-        tag = nearest(order.locale, bodies, self._rules.locales())
+        # Only a fall-back needs the rules' order of languages: a mistake in the rules holds up no other mail.
+        tag = matching(order.locale, bodies) or nearest(order.locale, bodies, self._rules.locales())
         if "subject" not in files[tag] and not order.titled:
             raise _Fault(
                 f"Template {order.template!r} (locale {tag}) has no subject: there is no {tag}.subject.j2.",
@@ -128,9 +130,9 @@ class Library:
         kind = self._environments["html" if name.endswith(".html") else "txt"]
         try:
             return sendable("".join(_bounded(kind.get_template(name + SUFFIX).generate(data))))
-        except (OSError, MemoryError):
-            raise
         except Exception as error:  # whatever a template does is the template's fault, never the worker's
+            if _not_the_templates(error):
+                raise
             raise self._fault(name.partition("/")[0], tag, name + SUFFIX, error) from error
 
     def _fault(self, template: str, tag: str, file: str, error: Exception) -> _Fault:
@@ -209,11 +211,16 @@ class Library:
             kind = self._environments["html" if part == "html" else "txt"]
             try:
                 placeholders |= _placeholders(kind, f"{name}/{tag}.{part}{SUFFIX}", set())
-            except OSError:
-                raise
-            except Exception as error:  # noqa: BLE001 - one broken template must not hide the others
+            except Exception as error:  # one broken template must not hide the others
+                if _not_the_templates(error):
+                    raise
                 problems.append(self._fault(name, tag, f"{name}/{tag}.{part}{SUFFIX}", error).found.problem)
         return Survey(name, tag, tuple(sorted(parts)), tuple(sorted(placeholders)), tuple(problems))
+
+
+def _not_the_templates(error: Exception) -> bool:
+    """Whether it is the disk's or the memory's fault. Jinja2 counts a missing file among the errors of the system."""
+    return isinstance(error, OSError | MemoryError) and not isinstance(error, TemplateNotFound)
 
 
 def _bounded(pieces: Iterable[str]) -> Iterator[str]:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from worker.domain.wording import Order, Overdue, Rule, Unreadable, Unrenderable, Wording
+from worker.domain.mailbox import MailScope
+from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording
 from worker.templates.child import LENGTH, SECONDS
 from worker.templates.library import Survey
 
@@ -31,7 +32,7 @@ _SURVEYS = TypeAdapter(tuple[Survey, ...])
 class NoTemplates:
     """The port `Templates` where no directory is set."""
 
-    async def rule(self, event: str, tenant: str) -> None:
+    async def rule(self, event: str, scope: MailScope) -> None:
         """There is no rule for anything."""
 
     async def render(self, order: Order) -> Unrenderable:
@@ -61,10 +62,10 @@ class Renderer:
         self._slow = _Child(directory, inherited, wall)
         self._suspects: set[str] = set()
 
-    async def rule(self, event: str, tenant: str) -> Rule | Unreadable | None:
-        """The rule for an event of a tenant, if there is one."""
+    async def rule(self, event: str, scope: MailScope) -> Rule | Unreadable | None:
+        """The rule for an event in a scope, if there is one."""
         try:
-            kind, value = await self._quick.ask({"ask": "rule", "event": event, "tenant": tenant})
+            kind, value = await self._quick.ask({"ask": "rule", "event": event, "scope": asdict(scope)})
         except (_TooSlow, _Gone) as error:
             return _out_of_order(error)
         match kind:
@@ -75,14 +76,17 @@ class Renderer:
             case _:
                 return None
 
-    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable | Overdue:
+    async def render(self, order: Order) -> Wording | Unrenderable | Unreadable:
         """What the template comes to with these data.
 
         A template that took too long is tried apart from then on, one mail at a time, until it behaves.
         """
         suspect = order.template in self._suspects
         if suspect and self._slow.busy:
-            return Overdue()
+            return Unreadable(
+                f"Template {order.template!r} took too long before: its mails are tried one at a time.",
+                "Look for loops inside loops in it; waiting mail goes on by itself.",
+            )
         try:
             kind, value = await (self._slow if suspect else self._quick).ask({"ask": "render", "order": asdict(order)})
         except _TooSlow:

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from contracts.model import TenantName
+from contracts.model import PartName, TenantName
 from contracts.notification import MASS, Address, Priority
 from contracts.recipients import split
 from worker.domain.wording import Rule
@@ -40,6 +40,8 @@ class _Table(BaseModel):
 class _Rule(_Table):
     event: Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z][A-Za-z0-9._-]{0,99})$")]
     tenants: tuple[TenantName, ...] = ()
+    sites: tuple[PartName, ...] = ()
+    components: tuple[PartName, ...] = ()
     template: _Name | None = None
     locale: str | None = None
     mailbox: _Name | None = None
@@ -66,7 +68,7 @@ class _Rule(_Table):
 
     @model_validator(mode="after")
     def _of_use(self) -> _Rule:
-        if self.model_fields_set <= {"event", "tenants"}:
+        if self.model_fields_set <= {"event", "tenants", "sites", "components"}:
             raise ValueError("says nothing: give at least a template")
         return self
 
@@ -123,7 +125,8 @@ def _read(path: Path) -> _File:
 
 def _rule(table: _Rule) -> Rule:
     fields = {name: getattr(table, name) for name in _Rule.model_fields}
-    return Rule(**{**fields, "tenants": tuple(map(str.lower, table.tenants))})
+    lower = {name: tuple(map(str.lower, fields[name])) for name in ("tenants", "sites", "components")}
+    return Rule(**{**fields, **lower})
 
 
 def _problems(error: ValidationError) -> Iterator[str]:

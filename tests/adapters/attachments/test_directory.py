@@ -159,7 +159,7 @@ async def test_file_that_is_not_there_is_missing(files: AttachmentDirectory, ref
 
 
 async def test_directory_is_no_file(files: AttachmentDirectory) -> None:
-    assert "cannot be read" in await refusal(files, referring("2026"))
+    assert "is no file" in await refusal(files, referring("2026"))
 
 
 async def test_dangling_symlink_is_missing(files: AttachmentDirectory, root: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,17 @@ from pydantic import SecretStr
 
 from tests.adapters.smtp.server import Obedient, Peer, listening, turns
 from tests.factories import mailbox
+from tests.fakes import Clock
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.health import Finding, State, found, warned
-from worker.domain.mailbox import ClientSecret, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
+from worker.domain.mailbox import NoLogin, OAuth, Password, PickupDirectory, Secret, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
 from worker.ports import Token
-from worker.probe import look
+from worker.probe import Health, look
 
 SECRET = "S3cret-of-Jana"
 LOGIN = Password("jana@contoso.com", SecretStr(SECRET), "plain")
-CLIENT = ClientSecret("https://authority.example/t", "app", SecretStr(SECRET), "scope", "jana@contoso.com")
+CLIENT = OAuth("https://authority.example/t", "app", Secret(SecretStr(SECRET)), "scope", "jana@contoso.com")
 SOON = 0.5  # seconds that a look at a server that says nothing takes
 
 
@@ -36,7 +39,7 @@ class Authority:
         self.asked = 0
 
     async def token(
-        self, _mailbox: str, _credentials: ClientSecret, *, rejected: Token | None = None
+        self, _mailbox: str, _credentials: OAuth, *, rejected: Token | None = None
     ) -> Token | TokenRefused | Broken:
         self.asked += 1
         return Token("new", fresh=True) if rejected is not None else self.answer
@@ -267,6 +270,18 @@ async def test_first_dead_address_of_a_name_does_not_hide_the_living_one() -> No
     server = Obedient()
     async with listening(server.serve) as listener:
         assert (await looked(listener.port, host="localhost")).state is State.WELL
+
+
+async def test_hundred_health_calls_are_one_connection() -> None:
+    server = Obedient()
+    async with listening(server.serve) as listener:
+        boxes = {"a": mailbox("a", endpoint=SmtpEndpoint("127.0.0.1", listener.port, Tls.NONE))}
+        health = Health(lambda: boxes, partial(look, tokens=Authority()), Clock())
+        pages = await asyncio.gather(*(health.all() for _ in range(50)))
+        pages += [await health.all() for _ in range(50)]
+        await listener.until(lambda: listener.open == 0)
+        assert len(listener.peers) == 1
+    assert {page["a"].finding.state for page in pages} == {State.WELL}
 
 
 async def test_mailbox_that_is_switched_off_is_left_in_peace() -> None:

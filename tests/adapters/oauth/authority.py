@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import ssl
@@ -194,7 +193,4 @@ async def issuing(tls: ssl.SSLContext | None, tenant: str = "/tenant") -> AsyncI
 def let_go(tokens: MsalTokens) -> None:
     """Close, connections included; those would keep an emulator from ending for half a minute."""
     tokens.close()
-    for application in tokens._applications.values():
-        with contextlib.suppress(AttributeError):
-            application.http_client.close()
     gc.collect()  # the sessions of applications that could not be built

@@ -9,9 +9,10 @@ from pydantic import SecretStr
 
 from tests.adapters.oauth.authority import Authority, issuing, let_go
 from tests.fakes import Events
-from worker.domain.mailbox import ClientSecret
+from worker.domain.mailbox import OAuth, Secret
 from worker.emulator.authority import Certificates, make_certificates
 from worker.oauth.tokens import MsalTokens
+from worker.oauth.vault import Vault
 
 SECRET = "s3cret-of-the-app"
 
@@ -47,9 +48,11 @@ class Client:
 
     events: Events = field(default_factory=Events)
     timeout: float = 5
+    vault: Vault | None = None
+    now: float = 0
 
     def __post_init__(self) -> None:
-        self.tokens = MsalTokens(self.events, self.timeout)
+        self.tokens = MsalTokens(self.events, self.timeout, self.vault, clock=lambda: self.now)
 
 
 @pytest.fixture
@@ -69,8 +72,14 @@ def hasty() -> Iterator[Client]:
 
 
 @pytest.fixture
-def issuer(authority: Authority, ca_file: str) -> ClientSecret:
+def issuer(authority: Authority, ca_file: str) -> OAuth:
     """Credentials at the obedient issuer."""
-    return ClientSecret(
-        authority.url, "the-app", SecretStr(SECRET), "api://mail/.default", "a@contoso.com", oidc=True, ca_file=ca_file
+    return OAuth(
+        authority.url,
+        "the-app",
+        Secret(SecretStr(SECRET)),
+        "api://mail/.default",
+        "a@contoso.com",
+        oidc=True,
+        ca_file=ca_file,
     )

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from tests.adapters.oauth.authority import Answer, Authority, Request, error, issuing, token
 from tests.adapters.oauth.conftest import SECRET, Client
 from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
-from worker.domain.mailbox import ClientSecret
+from worker.domain.mailbox import OAuth, Secret
 from worker.events import TokenFetched
 from worker.ports import Token
 
@@ -35,7 +35,7 @@ def assert_broken(answer: object, fault: Fault) -> None:
 # how it is meant to be
 
 
-async def test_client_is_authenticated_in_the_form(client: Client, issuer: ClientSecret, authority: Authority) -> None:
+async def test_client_is_authenticated_in_the_form(client: Client, issuer: OAuth, authority: Authority) -> None:
     """client_secret_post: what Microsoft does, and what an issuer must support to serve us."""
     answer = await client.tokens.token("box", issuer)
     assert answer == Token("token-1", fresh=True)
@@ -51,36 +51,105 @@ async def test_client_is_authenticated_in_the_form(client: Client, issuer: Clien
     assert "authorization" not in request.headers
 
 
-async def test_nobody_but_the_issuer_is_asked(client: Client, issuer: ClientSecret, authority: Authority) -> None:
+async def test_nobody_but_the_issuer_is_asked(client: Client, issuer: OAuth, authority: Authority) -> None:
     """Of an issuer that is not Microsoft's, Microsoft is told nothing."""
     await client.tokens.token("box", issuer)
     assert [request.path for request in authority.requests] == [authority.discovery_path, authority.token_path]
 
 
-async def test_secret_with_letters_of_any_kind_arrives(
-    client: Client, issuer: ClientSecret, authority: Authority
-) -> None:
+async def test_secret_with_letters_of_any_kind_arrives(client: Client, issuer: OAuth, authority: Authority) -> None:
     odd = "ž&=+% \"'\\"
-    assert isinstance(await client.tokens.token("box", replace(issuer, client_secret=SecretStr(odd))), Token)
+    assert isinstance(await client.tokens.token("box", replace(issuer, proof=Secret(SecretStr(odd)))), Token)
     assert authority.token_requests[0].form["client_secret"] == odd
 
 
-async def test_tokens_that_end_soon_are_not_kept(client: Client, issuer: ClientSecret, authority: Authority) -> None:
-    authority.answers[authority.token_path] = token("short", lifetime=200)
+async def test_short_lived_token_is_used_for_half_its_life(client: Client, issuer: OAuth, authority: Authority) -> None:
+    authority.answers[authority.token_path] = token("short", lifetime=40)
     await client.tokens.token("box", issuer)
-    again = await client.tokens.token("box", issuer)
-    assert again == Token("short", fresh=True)
+    assert await client.tokens.token("box", issuer) == Token("short", fresh=False)
+    client.now += 21
+    assert await client.tokens.token("box", issuer) == Token("short", fresh=True)
     assert len(authority.token_requests) == 2
 
 
+async def test_token_without_a_lifetime_is_not_kept(client: Client, issuer: OAuth, authority: Authority) -> None:
+    authority.answers[authority.token_path] = token("spent", lifetime=0)
+    await client.tokens.token("box", issuer)
+    assert await client.tokens.token("box", issuer) == Token("spent", fresh=True)
+
+
+async def test_token_is_renewed_in_the_background_while_the_old_one_is_used(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    """High Volume Email wants ten minutes left; the renewal begins before that, and no mail waits for it."""
+    await client.tokens.token("box", issuer)
+    client.now = 3600 - 600 - 299
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: Request) -> Answer:
+        asked.set()
+        await go_on.wait()
+        return token("token-2")
+
+    authority.answers[authority.token_path] = slow
+    async with asyncio.timeout(5):
+        assert await client.tokens.token("box", issuer) == Token("token-1", fresh=False)
+        await asked.wait()
+        assert await client.tokens.token("box", issuer) == Token("token-1", fresh=False)
+        go_on.set()
+        await asyncio.wait(client.tokens._flights.values())
+    assert await client.tokens.token("box", issuer) == Token("token-2", fresh=False)
+    assert len(authority.token_requests) == 2
+
+
+async def test_token_with_less_than_ten_minutes_left_is_not_handed_over(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    await client.tokens.token("box", issuer)
+    client.now = 3600 - 599
+    assert await client.tokens.token("box", issuer) == Token("token-2", fresh=True)
+
+
+async def test_token_is_used_to_its_end_while_the_authority_is_out_of_reach(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    await client.tokens.token("box", issuer)
+    authority.answers[authority.token_path] = Answer(503, "")
+    client.now = 3600 - 300
+    assert await client.tokens.token("box", issuer) == Token("token-1", fresh=False)
+    client.now = 3600 - 10
+    assert_broken(await client.tokens.token("box", issuer), Fault.TOKEN_ENDPOINT)
+
+
+async def test_authority_that_asks_to_be_left_alone_is(client: Client, issuer: OAuth, authority: Authority) -> None:
+    authority.answers[authority.token_path] = Answer(429, json.dumps({"error": "slow_down"}), {"Retry-After": "300"})
+    first = await client.tokens.token("box", issuer)
+    assert_broken(first, Fault.TOKEN_ENDPOINT)
+    assert isinstance(first, Broken)
+    assert "300 s" in first.detail
+    authority.answers.clear()
+    client.now = 299
+    assert await client.tokens.token("box", issuer) == first
+    assert len(authority.token_requests) == 1
+
+
+async def test_fifty_mails_share_even_a_token_that_is_not_kept(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    authority.answers[authority.token_path] = token("spent", lifetime=0)
+    answers = await asyncio.gather(*(client.tokens.token("box", issuer) for _ in range(50)))
+    assert {answer.value for answer in answers if isinstance(answer, Token)} == {"spent"}
+    assert len(authority.token_requests) == 1
+
+
 async def test_apps_scopes_and_secrets_have_tokens_of_their_own(
-    client: Client, issuer: ClientSecret, authority: Authority
+    client: Client, issuer: OAuth, authority: Authority
 ) -> None:
     others = [
         issuer,
         replace(issuer, client_id="another-app"),
         replace(issuer, scope="another/.default"),
-        replace(issuer, client_secret=SecretStr("another")),
+        replace(issuer, proof=Secret(SecretStr("another"))),
     ]
     answers = [await client.tokens.token("box", each) for each in others]
     assert [answer.value for answer in answers if isinstance(answer, Token)] == [
@@ -93,7 +162,7 @@ async def test_apps_scopes_and_secrets_have_tokens_of_their_own(
 
 
 async def test_slow_issuer_of_one_mailbox_does_not_hold_up_another(
-    client: Client, issuer: ClientSecret, server_tls: ssl.SSLContext
+    client: Client, issuer: OAuth, server_tls: ssl.SSLContext
 ) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
 
@@ -112,7 +181,7 @@ async def test_slow_issuer_of_one_mailbox_does_not_hold_up_another(
 
 
 async def test_caller_that_gives_up_leaves_the_others_a_token(
-    client: Client, issuer: ClientSecret, authority: Authority
+    client: Client, issuer: OAuth, authority: Authority
 ) -> None:
     asked, go_on = asyncio.Event(), asyncio.Event()
 
@@ -134,7 +203,7 @@ async def test_caller_that_gives_up_leaves_the_others_a_token(
     assert answer.value == "late"
 
 
-async def test_close_closes_the_connections_to_the_authority(issuer: ClientSecret, authority: Authority) -> None:
+async def test_close_closes_the_connections_to_the_authority(issuer: OAuth, authority: Authority) -> None:
     opened = Client()
     await opened.tokens.token("box", issuer)
     assert authority.open == 1
@@ -143,7 +212,7 @@ async def test_close_closes_the_connections_to_the_authority(issuer: ClientSecre
 
 
 async def test_discovery_that_failed_leaves_no_connection_behind(
-    client: Client, issuer: ClientSecret, authority: Authority
+    client: Client, issuer: OAuth, authority: Authority
 ) -> None:
     """It is tried again every few minutes for as long as a tenant id is wrong."""
     authority.answers[authority.discovery_path] = Answer(400, "no such tenant")
@@ -155,7 +224,7 @@ async def test_discovery_that_failed_leaves_no_connection_behind(
 
 
 async def test_environment_does_not_override_the_mailboxes_own_ca_file(
-    client: Client, issuer: ClientSecret, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, issuer: OAuth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "company.pem"
     trustme.CA().cert_pem.write_to_path(bundle)
@@ -165,7 +234,7 @@ async def test_environment_does_not_override_the_mailboxes_own_ca_file(
 
 
 async def test_environment_does_not_make_another_authority_trusted(
-    client: Client, issuer: ClientSecret, ca_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, issuer: OAuth, ca_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mailbox that names its authorities trusts no other, whatever the environment says."""
     other = tmp_path / "other.pem"
@@ -175,18 +244,18 @@ async def test_environment_does_not_make_another_authority_trusted(
 
 
 async def test_environment_names_the_authorities_where_the_mailbox_does_not(
-    client: Client, issuer: ClientSecret, ca_file: str, monkeypatch: pytest.MonkeyPatch
+    client: Client, issuer: OAuth, ca_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", ca_file)
     assert isinstance(await client.tokens.token("box", replace(issuer, ca_file=None)), Token)
 
 
-async def test_unknown_authority_is_told_no_secret(client: Client, issuer: ClientSecret, authority: Authority) -> None:
+async def test_unknown_authority_is_told_no_secret(client: Client, issuer: OAuth, authority: Authority) -> None:
     assert_broken(await client.tokens.token("box", replace(issuer, ca_file=None)), Fault.CERTIFICATE)
     assert authority.requests == []
 
 
-async def test_wrong_host_name_is_told_no_secret(client: Client, issuer: ClientSecret, tmp_path: Path) -> None:
+async def test_wrong_host_name_is_told_no_secret(client: Client, issuer: OAuth, tmp_path: Path) -> None:
     ca = trustme.CA()
     ca_file = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(ca_file)
@@ -200,7 +269,7 @@ async def test_wrong_host_name_is_told_no_secret(client: Client, issuer: ClientS
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"], ids=["missing", "empty", "rubbish"])
 async def test_unusable_ca_file_is_a_fault_and_no_bug(
-    client: Client, issuer: ClientSecret, authority: Authority, content: str | None, tmp_path: Path
+    client: Client, issuer: OAuth, authority: Authority, content: str | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "ca.pem"
     if content is not None:
@@ -213,14 +282,14 @@ async def test_unusable_ca_file_is_a_fault_and_no_bug(
 
 
 async def test_nobody_listening_is_an_endpoint_out_of_reach(
-    client: Client, issuer: ClientSecret, server_tls: ssl.SSLContext
+    client: Client, issuer: OAuth, server_tls: ssl.SSLContext
 ) -> None:
     async with issuing(server_tls) as gone:
         url = gone.url
     assert_broken(await client.tokens.token("box", replace(issuer, authority=url)), Fault.TOKEN_ENDPOINT)
 
 
-async def test_host_that_does_not_resolve_is_an_endpoint_out_of_reach(client: Client, issuer: ClientSecret) -> None:
+async def test_host_that_does_not_resolve_is_an_endpoint_out_of_reach(client: Client, issuer: OAuth) -> None:
     answer = await client.tokens.token("box", replace(issuer, authority="https://no-such-host.invalid/tenant"))
     assert_broken(answer, Fault.TOKEN_ENDPOINT)
 
@@ -264,7 +333,7 @@ ENDPOINTS: dict[str, Callable[[Authority], str]] = {
     ],
 )
 async def test_endpoint_in_trouble_is_no_refusal(
-    hasty: Client, issuer: ClientSecret, authority: Authority, where: Callable[[Authority], str], said: Answer
+    hasty: Client, issuer: OAuth, authority: Authority, where: Callable[[Authority], str], said: Answer
 ) -> None:
     authority.answers[where(authority)] = said
     async with asyncio.timeout(5):
@@ -275,9 +344,7 @@ async def test_endpoint_in_trouble_is_no_refusal(
     assert not event.ok
 
 
-async def test_endpoint_that_has_recovered_is_believed(
-    client: Client, issuer: ClientSecret, authority: Authority
-) -> None:
+async def test_endpoint_that_has_recovered_is_believed(client: Client, issuer: OAuth, authority: Authority) -> None:
     authority.answers[authority.discovery_path] = Answer(503, "")
     assert_broken(await client.tokens.token("box", issuer), Fault.TOKEN_ENDPOINT)
     del authority.answers[authority.discovery_path]
@@ -285,7 +352,7 @@ async def test_endpoint_that_has_recovered_is_believed(
 
 
 async def test_endpoint_that_answers_drop_by_drop_ends_by_the_time_out(
-    hasty: Client, issuer: ClientSecret, server_tls: ssl.SSLContext
+    hasty: Client, issuer: OAuth, server_tls: ssl.SSLContext
 ) -> None:
     """Each octet comes in time, the answer never does: a thread must not be held for ever."""
     stop = asyncio.Event()
@@ -346,7 +413,7 @@ async def test_endpoint_that_answers_drop_by_drop_ends_by_the_time_out(
     ],
 )
 async def test_refusal_is_told_as_the_authority_told_it(
-    client: Client, issuer: ClientSecret, authority: Authority, said: Answer, expected: TokenRefused
+    client: Client, issuer: OAuth, authority: Authority, said: Answer, expected: TokenRefused
 ) -> None:
     authority.answers[authority.token_path] = said
     assert await client.tokens.token("box", issuer) == expected
@@ -354,7 +421,7 @@ async def test_refusal_is_told_as_the_authority_told_it(
 
 @pytest.mark.parametrize("status", [400, 404])
 async def test_address_that_is_no_authority_is_said_to_be_none(
-    client: Client, issuer: ClientSecret, authority: Authority, status: int
+    client: Client, issuer: OAuth, authority: Authority, status: int
 ) -> None:
     authority.answers[authority.discovery_path] = Answer(status, "no such thing")
     answer = await client.tokens.token("box", issuer)
@@ -363,7 +430,7 @@ async def test_address_that_is_no_authority_is_said_to_be_none(
 
 
 async def test_issuer_that_calls_itself_otherwise_is_not_trusted_with_the_secret(
-    client: Client, issuer: ClientSecret, authority: Authority
+    client: Client, issuer: OAuth, authority: Authority
 ) -> None:
     """OpenID Connect Discovery section 4.3: the issuer must be the one that was asked."""
     said = authority.configuration(issuer="https://evil.example/tenant")
@@ -372,9 +439,7 @@ async def test_issuer_that_calls_itself_otherwise_is_not_trusted_with_the_secret
     assert authority.token_requests == []
 
 
-async def test_token_endpoint_without_tls_is_not_used(
-    client: Client, issuer: ClientSecret, authority: Authority
-) -> None:
+async def test_token_endpoint_without_tls_is_not_used(client: Client, issuer: OAuth, authority: Authority) -> None:
     async with issuing(None) as plain:
         said = authority.configuration(token_endpoint=f"http://{plain.netloc}/tenant/token")
         authority.answers[authority.discovery_path] = Answer(body=json.dumps(said))
@@ -384,7 +449,7 @@ async def test_token_endpoint_without_tls_is_not_used(
 
 @pytest.mark.parametrize("status", [307, 308])
 async def test_redirection_does_not_carry_the_secret_into_the_open(
-    client: Client, issuer: ClientSecret, authority: Authority, status: int
+    client: Client, issuer: OAuth, authority: Authority, status: int
 ) -> None:
     """RFC 6749 section 3.2: the token endpoint requires TLS, because the secret is sent to it in clear text."""
     async with issuing(None) as plain:
@@ -410,7 +475,7 @@ async def test_redirection_does_not_carry_the_secret_into_the_open(
     ids=["token", "refused", "500", "token-in-a-form", "repeated-in-the-description"],
 )
 async def test_secret_and_token_show_in_nothing_that_comes_back(
-    client: Client, issuer: ClientSecret, authority: Authority, said: Answer, caplog: pytest.LogCaptureFixture
+    client: Client, issuer: OAuth, authority: Authority, said: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     authority.answers[authority.token_path] = said

@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from contracts.address import parse
 from worker.domain.mailbox import (
-    ClientSecret,
+    Certificate,
+    DeviceLogin,
+    Federated,
+    GraphEndpoint,
     Limits,
+    ManagedIdentity,
     NoLogin,
+    OAuth,
     Password,
     PickupDirectory,
     PickupFlavour,
     Rank,
     Redirect,
     Restraint,
+    Secret,
     SmtpEndpoint,
     Stop,
     Tenant,
@@ -152,11 +159,12 @@ def test_office365_needs_three_lines_and_a_secret(written: Callable[[str], Path]
     assert (endpoint.host, endpoint.port, endpoint.tls) == ("smtp.office365.com", 587, Tls.STARTTLS)
     assert endpoint.limits.connections == 1
     credentials = endpoint.credentials
-    assert isinstance(credentials, ClientSecret)
+    assert isinstance(credentials, OAuth)
     assert credentials.authority == "https://login.microsoftonline.com/contoso.onmicrosoft.com"
     assert credentials.scope == "https://outlook.office365.com/.default"
     assert (credentials.username, credentials.oidc) == ("portal@contoso.com", False)
-    assert credentials.client_secret.get_secret_value() == f"{SECRET}-file"
+    assert isinstance(credentials.proof, Secret)
+    assert credentials.proof.value.get_secret_value() == f"{SECRET}-file"
 
 
 def test_preset_gives_way_to_what_is_written(written: Callable[[str], Path]) -> None:
@@ -374,3 +382,158 @@ def test_producer_may_be_held_to_senders(written: Callable[[str], Path]) -> None
     producers = load(written('[[producers]]\nuser = "p"\nsenders = ["*@Příklad.cz"]\n'), {}).producers
     assert producers is not None
     assert producers["p"].senders == {"*@xn--pklad-zsa96e.cz"}
+
+
+OAUTH = '[mailboxes.portal.oauth]\ntenant_id = "t"\nclient_id = "c"\nclient_secret = "s"\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "kinds"),
+    [
+        pytest.param('preset = "office365"\n[mailboxes.portal.graph]\n', ["smtp", "graph"], id="smtp-first"),
+        pytest.param(
+            'preset = "office365"\nchannels = ["graph", "smtp"]\n[mailboxes.portal.graph]\n',
+            ["graph", "smtp"],
+            id="as-listed",
+        ),
+        pytest.param("[mailboxes.portal.graph]\n", ["graph"], id="graph-alone"),
+        pytest.param('preset = "office365"\n', ["smtp"], id="smtp-alone"),
+    ],
+)
+def test_channels_are_tried_in_the_order_of_the_file(
+    written: Callable[[str], Path], lines: str, kinds: list[str]
+) -> None:
+    mailbox = load(written(f"{MAILBOX}{lines}{OAUTH}"), {}).mailboxes["portal"]
+    assert [mailbox.via(channel).transport for channel in mailbox.channels] == kinds
+
+
+@pytest.mark.parametrize(
+    ("lines", "url", "scope"),
+    [
+        ("", "https://graph.microsoft.com/v1.0", "https://graph.microsoft.com/.default"),
+        (
+            'url = "https://graph.microsoft.us/"\n',
+            "https://graph.microsoft.us/v1.0",
+            "https://graph.microsoft.us/.default",
+        ),
+        ('scope = "api://x/.default"\n', "https://graph.microsoft.com/v1.0", "api://x/.default"),
+    ],
+)
+def test_graph_has_an_address_and_a_scope_of_its_own(
+    written: Callable[[str], Path], lines: str, url: str, scope: str
+) -> None:
+    endpoint = load(written(f"{MAILBOX}[mailboxes.portal.graph]\n{lines}{OAUTH}"), {}).mailboxes["portal"].endpoint
+    assert isinstance(endpoint, GraphEndpoint)
+    assert (endpoint.url, endpoint.credentials.scope, endpoint.user) == (url, scope, "portal@contoso.com")
+
+
+# ---------------------------------------------------------------- proofs and clouds
+
+
+@pytest.mark.parametrize(
+    ("lines", "proof"),
+    [
+        ('client_secret_env = "SET"\nexpires = 2027-01-31', Secret(SecretStr(ENVIRONMENT["SET"]), date(2027, 1, 31))),
+        ('certificate_file = "/TMP/ca.pem"', Certificate(PurePath("/TMP/ca.pem"))),
+        (
+            'certificate_file = "/TMP/ca.pem"\ncertificate_password_env = "SET"',
+            Certificate(PurePath("/TMP/ca.pem"), SecretStr(ENVIRONMENT["SET"])),
+        ),
+        ('federated_token_file = "/TMP/secret"', Federated(PurePath("/TMP/secret"))),
+        ("device_login = true", DeviceLogin()),
+    ],
+    ids=["secret", "certificate", "certificate-with-password", "federated", "device"],
+)
+def test_proof_is_read(written: Callable[[str], Path], tmp_path: Path, lines: str, proof: object) -> None:
+    oauth = f'[mailboxes.portal.oauth]\ntenant_id = "t"\nclient_id = "1"\n{lines}\n'
+    path = written(f'{MAILBOX}preset = "office365"\n{oauth}')
+    found = oauth_of(load(path, ENVIRONMENT).mailboxes["portal"].endpoint)
+    assert str(found.proof) == str(proof).replace("/TMP", str(tmp_path))
+
+
+def oauth_of(endpoint: object) -> OAuth:
+    assert isinstance(endpoint, SmtpEndpoint)
+    assert isinstance(endpoint.credentials, OAuth)
+    return endpoint.credentials
+
+
+@pytest.mark.parametrize(
+    ("identity", "expected"),
+    [
+        ("system", ManagedIdentity()),
+        ("1111-2222", ManagedIdentity(client_id="1111-2222")),
+        ("/subscriptions/1/id", ManagedIdentity(resource_id="/subscriptions/1/id")),
+    ],
+)
+def test_managed_identity_needs_no_app(
+    written: Callable[[str], Path], identity: str, expected: ManagedIdentity
+) -> None:
+    oauth = f'[mailboxes.portal.oauth]\nmanaged_identity = "{identity}"\n'
+    found = oauth_of(load(written(f'{MAILBOX}preset = "office365"\n{oauth}'), {}).mailboxes["portal"].endpoint)
+    assert (found.proof, found.authority, found.client_id) == (expected, "", "")
+
+
+def test_file_of_a_federated_assertion_may_be_named_by_the_platform(
+    written: Callable[[str], Path], tmp_path: Path
+) -> None:
+    lines = 'tenant_id = "t"\nclient_id = "1"\nfederated_token_file_env = "AZURE_FEDERATED_TOKEN_FILE"\n'
+    path = written(f'{MAILBOX}preset = "office365"\n[mailboxes.portal.oauth]\n{lines}')
+    found = load(path, {"AZURE_FEDERATED_TOKEN_FILE": str(tmp_path / "secret")}).mailboxes["portal"].endpoint
+    assert oauth_of(found).proof == Federated(tmp_path / "secret")
+
+
+@pytest.mark.parametrize(
+    ("cloud", "host", "authority", "scope", "graph"),
+    [
+        (
+            "global",
+            "smtp.office365.com",
+            "login.microsoftonline.com",
+            "outlook.office365.com",
+            "https://graph.microsoft.com",
+        ),
+        (
+            "gcc-high",
+            "smtp.office365.us",
+            "login.microsoftonline.us",
+            "outlook.office365.us",
+            "https://graph.microsoft.us",
+        ),
+        (
+            "dod",
+            "outlook-dod.office365.us",
+            "login.microsoftonline.us",
+            "outlook.office365.us",
+            "https://dod-graph.microsoft.us",
+        ),
+        (
+            "china",
+            "smtp.partner.outlook.cn",
+            "login.partner.microsoftonline.cn",
+            "partner.outlook.cn",
+            "https://microsoftgraph.chinacloudapi.cn",
+        ),
+    ],
+)
+def test_cloud_decides_on_hosts_and_scopes(
+    written: Callable[[str], Path], cloud: str, host: str, authority: str, scope: str, graph: str
+) -> None:
+    oauth = '[mailboxes.portal.graph]\n[mailboxes.portal.oauth]\ntenant_id = "t"\nclient_id = "1"\n'
+    text = f'{MAILBOX}preset = "office365"\ncloud = "{cloud}"\n{oauth}client_secret = "x"\n'
+    mailbox = load(written(text), {}).mailboxes["portal"]
+    smtp, by_graph = mailbox.channels
+    assert isinstance(smtp, SmtpEndpoint)
+    assert isinstance(by_graph, GraphEndpoint)
+    found = oauth_of(smtp)
+    assert (smtp.host, found.authority, found.scope) == (host, f"https://{authority}/t", f"https://{scope}/.default")
+    assert (by_graph.url, by_graph.credentials.scope) == (f"{graph}/v1.0", f"{graph}/.default")
+
+
+def test_person_asks_for_a_persons_permission(written: Callable[[str], Path]) -> None:
+    oauth = '[mailboxes.portal.graph]\n[mailboxes.portal.oauth]\ntenant_id = "t"\nclient_id = "1"\n'
+    text = f'{MAILBOX}preset = "office365"\n{oauth}device_login = true\nusername = "jana@contoso.com"\n'
+    smtp, by_graph = load(written(text), {}).mailboxes["portal"].channels
+    assert oauth_of(smtp).scope == "https://outlook.office.com/SMTP.Send"
+    assert oauth_of(smtp).username == "jana@contoso.com"
+    assert isinstance(by_graph, GraphEndpoint)
+    assert by_graph.credentials.scope == "https://graph.microsoft.com/Mail.Send"

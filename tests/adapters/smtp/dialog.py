@@ -56,7 +56,7 @@ from tests.adapters.smtp.server import PATIENCE, Deviation, Peer, turns
 from tests.factories import mailbox
 from worker.domain.delivery import Accepted, Broken, Refused, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Credentials, Mailbox, NoLogin, Password, SmtpEndpoint, Tls
+from worker.domain.mailbox import Credentials, Mailbox, NoLogin, OAuth, Password, Secret, SmtpEndpoint, Tls
 from worker.domain.message import OutgoingMessage
 from worker.ports import Token
 from worker.smtp.connect import Timeouts
@@ -128,7 +128,7 @@ class Dialog:
 
     def _credentials(self) -> Credentials:
         if "token" in self.fields:
-            return ClientSecret("https://authority.example/t", "app", SecretStr("s"), "scope", "jana@contoso.com")
+            return OAuth("https://authority.example/t", "app", Secret(SecretStr("s")), "scope", "jana@contoso.com")
         if "login" not in self.fields:
             return NoLogin()
         mechanism, username, password = self.fields["login"].split()
@@ -183,7 +183,7 @@ class Tokens:
         self._values = deque(values)
         self.asked: list[Token | None] = []
 
-    async def token(self, _mailbox: str, _credentials: ClientSecret, *, rejected: Token | None = None) -> Token:
+    async def token(self, _mailbox: str, _credentials: OAuth, *, rejected: Token | None = None) -> Token:
         self.asked.append(rejected)
         value = self._values.popleft()
         return Token(value, fresh=not self._values)

@@ -20,7 +20,7 @@ from tests.factories import mailbox
 from tests.fakes import Events
 from worker.domain.delivery import Accepted, Refused, Stage, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Credentials, Mailbox, NoLogin, Password, SmtpEndpoint, Tls
+from worker.domain.mailbox import Credentials, Mailbox, NoLogin, OAuth, Password, Secret, SmtpEndpoint, Tls
 from worker.domain.message import OutgoingMessage
 from worker.emulator.run import Emulator
 from worker.events import SessionOpened
@@ -63,7 +63,7 @@ class Worker:
                 always,
             )
         finally:
-            transport.close()
+            await transport.close()
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_fresh_token_without_rights_is_not_replaced(worker: Worker) -> Non
 
 
 async def test_without_a_token_nobody_connects(worker: Worker) -> None:
-    assert isinstance(await worker.submit("platform", client_secret=SecretStr("wrong")), TokenRefused)
+    assert isinstance(await worker.submit("platform", proof=Secret(SecretStr("wrong"))), TokenRefused)
     assert not worker.events.of(SessionOpened)
 
 
@@ -128,7 +128,7 @@ async def test_wrong_password_is_refused(worker: Worker) -> None:
 
 SECRET = "S3cret-of-Jana-and-nobody-else"
 PASSWORD = Password("jana@contoso.com", SecretStr(SECRET), "plain")
-CLIENT = ClientSecret("https://authority.example/t", "app", SecretStr(SECRET), "scope", "jana@contoso.com")
+CLIENT = OAuth("https://authority.example/t", "app", Secret(SecretStr(SECRET)), "scope", "jana@contoso.com")
 
 
 def leaks(text: str) -> bool:
@@ -190,7 +190,7 @@ async def test_server_that_repeats_what_it_was_told_does_not_bring_the_secret_in
         box = mailbox(endpoint=SmtpEndpoint("localhost", listener.port, Tls.IMPLICIT, login, ca_file=ca_file))
         envelope = Envelope.of(box.address, [parse("jana@fabrikam.com")])
         outcome = await transport.submit(box, envelope, OutgoingMessage("<1@contoso.com>", SMALL), always)
-    transport.close()
+    await transport.close()
     assert leaks(listener.heard.decode()), "the server was told the secret: this is no idle test"
     assert isinstance(outcome, Refused)
     assert outcome.stage is Stage.AUTH

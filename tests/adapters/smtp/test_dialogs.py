@@ -33,7 +33,7 @@ async def play(dialog: Dialog, tls: ssl.SSLContext, ca_file: str, *, by_octets: 
                 stage.returned()
             await stage.over()
         finally:
-            transport.close()
+            await transport.close()
         await listener.until(lambda: listener.open == 0)
     assert len(results) == len(dialog.results)
     for result, expected in zip(results, dialog.results, strict=True):

@@ -57,7 +57,7 @@ async def submit(server: Picky, count: int) -> Submission:
         box = mailbox(endpoint=SmtpEndpoint("127.0.0.1", listener.port, Tls.NONE, NoLogin()))
         envelope = Envelope.of(box.address, map(person, range(count)))
         outcome = await transport.submit(box, envelope, OutgoingMessage("<1@contoso.com>", SMALL), always)
-        transport.close()
+        await transport.close()
         await listener.until(lambda: listener.open == 0)
     return outcome
 

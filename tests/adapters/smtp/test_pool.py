@@ -72,7 +72,7 @@ async def rig(server: Obedient | None = None, **limits: object) -> AsyncIterator
         try:
             yield made
         finally:
-            made.transport.close()
+            await made.transport.close()
             server.go_on.set()
         await listener.until(lambda: listener.open == 0)
 
@@ -275,7 +275,7 @@ async def pooled(made: Rig, patience: float) -> AsyncIterator[Pool]:
     assert isinstance(endpoint, SmtpEndpoint)
     pool = Pool(partial(made.transport.open, "contoso-mail", endpoint), made.limits, patience)
     yield pool
-    pool.close()
+    await pool.close()
 
 
 async def test_mail_that_has_waited_too_long_for_a_session_is_told_busy() -> None:
@@ -430,7 +430,7 @@ async def test_close_says_goodbye_on_idle_connections_at_once_and_on_others_when
         server.at_dot = gate
         (busy, also_busy) = made.submitting(2)
         await gate.holds(2)
-        made.transport.close()
+        await made.transport.close()
         await turns()
         assert made.listener.open == 2
         await gate.let_go()
@@ -443,7 +443,7 @@ async def test_close_says_goodbye_on_idle_connections_at_once_and_on_others_when
 async def test_close_leaves_nothing_that_fires_later() -> None:
     async with rig(idle=timedelta(seconds=30)) as made:
         await made.submit()
-        made.transport.close()
+        await made.transport.close()
         await made.listener.until(lambda: made.listener.open == 0)
-        made.transport.close()
+        await made.transport.close()
     assert made.server.count(b"QUIT") == 1

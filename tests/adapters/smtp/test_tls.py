@@ -22,7 +22,7 @@ from tests.factories import mailbox
 from tests.fakes import Events
 from worker.domain.delivery import Accepted, Broken, Fault, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import ClientSecret, Credentials, NoLogin, Password, SmtpEndpoint, Tls
+from worker.domain.mailbox import Credentials, NoLogin, OAuth, Password, Secret, SmtpEndpoint, Tls
 from worker.domain.message import OutgoingMessage
 from worker.emulator.authority import Certificates
 from worker.events import SessionOpened
@@ -38,7 +38,7 @@ DAY = dt.timedelta(days=1)
 
 LOGINS = {
     "password": Password("jana@contoso.com", SecretStr(PASSWORD), "plain"),
-    "token": ClientSecret("https://authority.example/t", "app", SecretStr("s"), "scope", "jana@contoso.com"),
+    "token": OAuth("https://authority.example/t", "app", Secret(SecretStr("s")), "scope", "jana@contoso.com"),
 }
 
 
@@ -66,7 +66,7 @@ async def submit(
     try:
         return await transport.submit(mailbox(endpoint=endpoint), ENVELOPE, MESSAGE, always)
     finally:
-        transport.close()
+        await transport.close()
 
 
 def assert_nothing_was_told(heard: bytes) -> None:

@@ -168,7 +168,7 @@ async def test_mailbox_without_limits_has_no_row(durable: Backend) -> None:
 async def test_server_that_asks_for_less_gets_less_from_all_workers_and_it_comes_back(durable: Backend) -> None:
     one, two = await durable.gate(), await durable.gate()
     box = limited(per_minute=10, connections=3)
-    said = verdict(Action.RETRY, "throttled-mailbox")
+    said = verdict(Action.RETRY, "throttled-mailbox", throttle=True)
     await one.cleared(await admitted(one, box), tried=True, said=said)
     shown = await two.effective(box)
     assert (shown.per_minute, shown.connections) == (5, 1)

@@ -1,0 +1,84 @@
+"""Ends of secrets and certificates, and passwords at Microsoft's: told to logs and metrics, weeks ahead."""
+
+import datetime as dt
+import json
+from pathlib import Path, PurePath
+
+import pytest
+from pydantic import SecretStr
+
+from contracts.address import parse
+from tests.adapters.oauth.test_proofs import made
+from worker.domain.mailbox import Certificate, Directory, Mailbox, OAuth, Password, Proof, Secret, SmtpEndpoint, Tls
+from worker.domain.mailbox import Credentials as AnyCredentials
+from worker.events import BasicAuthRetiring, CredentialEnds
+from worker.oauth.expiry import review
+from worker.telemetry.logs import LogEvents, configure
+from worker.telemetry.metrics import Metrics
+
+NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
+
+
+def mailbox(credentials: AnyCredentials, host: str = "smtp.office365.com", name: str = "box") -> Mailbox:
+    return Mailbox(name, parse("box@contoso.com"), "", SmtpEndpoint(host, 587, Tls.STARTTLS, credentials))
+
+
+def proven(proof: Proof) -> Mailbox:
+    return mailbox(OAuth("https://login.microsoftonline.com/t", "app", proof, "scope", "box@contoso.com"))
+
+
+def told(*mailboxes: Mailbox) -> list[object]:
+    return list(review(Directory({item.name: item for item in mailboxes}), NOW))
+
+
+@pytest.mark.parametrize(("days", "urgent"), [(200, False), (43, False), (41, True), (1, True), (0, True), (-3, True)])
+def test_end_of_a_secret_is_told_and_urgent_six_weeks_before(days: int, urgent: bool) -> None:  # noqa: FBT001
+    day = NOW.date() + dt.timedelta(days=days)
+    (event,) = told(proven(Secret(SecretStr("s"), day)))
+    assert isinstance(event, CredentialEnds)
+    assert (event.mailbox, event.what, event.at.date(), event.urgent) == ("box", "client secret", day, urgent)
+
+
+def test_end_of_a_certificate_is_read_from_it(tmp_path: Path) -> None:
+    keys = made()
+    (tmp_path / "app.pem").write_bytes(keys.pem())
+    (event,) = told(proven(Certificate(tmp_path / "app.pem")))
+    assert isinstance(event, CredentialEnds)
+    assert (event.what, event.at) == ("certificate", keys.certificate.not_valid_after_utc)
+
+
+@pytest.mark.parametrize(
+    "proof", [Secret(SecretStr("s")), Certificate(PurePath("/nowhere"))], ids=["secret", "missing"]
+)
+def test_end_that_nobody_knows_is_not_told(proof: Proof) -> None:
+    assert told(proven(proof)) == []
+
+
+def test_passwords_at_microsofts_are_listed_and_others_are_not() -> None:
+    password = Password("u", SecretStr("p-s3cret"))
+    (event,) = told(
+        mailbox(password, name="one"),
+        mailbox(password, "smtp.hve.mx.microsoft", "two"),
+        mailbox(password, "smtp.contoso.com", "three"),
+    )
+    assert event == BasicAuthRetiring(("one", "two"))
+
+
+def test_both_stand_in_the_metrics() -> None:
+    metrics = Metrics(lambda: 0)
+    metrics(CredentialEnds("box", "certificate", NOW, 0, urgent=True))
+    metrics(BasicAuthRetiring(("one",)))
+    sample = metrics.registry.get_sample_value
+    assert sample("postlane_credential_end_timestamp_seconds", {"mailbox": "box"}) == NOW.timestamp()
+    assert sample("postlane_mailbox_basic_auth", {"mailbox": "one"}) == 1
+
+
+def test_both_stand_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    log = LogEvents("w")
+    log(CredentialEnds("box", "certificate", NOW, 3, urgent=True))
+    log(CredentialEnds("calm", "certificate", NOW, 300, urgent=False))
+    log(BasicAuthRetiring(("one", "two")))
+    ends, basic = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert (ends["event"], ends["mailbox"], ends["at"], ends["days"]) == ("credential ends", "box", "2026-11-26", 3)
+    assert (basic["mailboxes"], basic["some"]) == (2, ["one", "two"])

@@ -1,0 +1,29 @@
+"""What the servers of one emulator share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.emulator.bounces import Bounces
+from worker.emulator.governor import Governor
+from worker.emulator.journal import Journal
+from worker.emulator.scenario import Moment, Play
+
+
+@dataclass(frozen=True, slots=True)
+class Backstage:
+    """Rules, limits, journal, non-delivery reports."""
+
+    play: Play
+    governor: Governor
+    journal: Journal
+    bounces: Bounces
+
+    def bounce(self, content: bytes, *, sender: str, login: str, recipients: Sequence[str], host: str) -> None:
+        """Report to the sender about the recipients that an accepted mail does not reach."""
+        for recipient in recipients:
+            rule = self.play.answer(Moment.BOUNCE, login, [recipient])
+            if rule is not None:
+                self.bounces.bounce(content, sender=sender, recipient=recipient, reply=rule.reply, host=host)
+                self.journal.write("bounced", login=login, recipient=recipient, reply=rule.reply)

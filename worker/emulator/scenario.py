@@ -1,0 +1,249 @@
+"""Scenarios as data: what is said instead of yes, to whom, at which moment, and within which limits.
+
+A rule is one reply at one moment. A scenario is a set of rules with limits. Both have names; the catalogue that comes
+with Postlane is `scenarios.toml`, and a file of one's own has the same form.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from worker.unusable import Unusable
+
+DROP = "drop"
+LOST = "lost"
+SILENT = "silent"
+
+
+class Moment(StrEnum):
+    """When a rule speaks.
+
+    GRAPH_ACCESS is at every request to Graph before it is looked at, GRAPH when a mail is to be sent; BOUNCE is after
+    the acceptance: a non-delivery report.
+    """
+
+    CONNECT = "connect"
+    EHLO = "ehlo"
+    STARTTLS = "starttls"
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    DOT = "dot"
+    GRAPH_ACCESS = "graph-access"
+    GRAPH = "graph"
+    BOUNCE = "bounce"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One reply.
+
+    Attributes:
+        reply: an SMTP reply; for Graph `<status> <ErrorCode> <message>`. `drop` hangs up without a word, `lost`
+            accepts and hangs up, `silent` never answers.
+        says: what it means, for the list.
+        mailbox: whose login, with `*`; empty: everybody's.
+        recipient: one of the mail's recipients, with `*`; empty: whoever they are.
+        mechanism: of authentication, `login` or `xoauth2`; empty: any.
+        times: so often and no more; 0: always.
+        retry_after: seconds, of Graph.
+        accepts: the mail is taken all the same.
+    """
+
+    name: str
+    moment: Moment
+    reply: str
+    says: str = ""
+    mailbox: str = ""
+    recipient: str = ""
+    mechanism: str = ""
+    times: int = 0
+    retry_after: int = 0
+    accepts: bool = False
+
+    def concerns(self, login: str, recipients: Sequence[str]) -> bool:
+        """Whether it speaks to this login about one of these recipients."""
+        return (not self.mailbox or fnmatchcase(login.lower(), self.mailbox.lower())) and (
+            not self.recipient or any(fnmatchcase(rcpt.lower(), self.recipient.lower()) for rcpt in recipients)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one mailbox; 0: none.
+
+    Attributes:
+        connections: that submit at once; more get 432.
+        per_minute: messages over SMTP in any window of `minute` seconds.
+        over: what happens above it. Microsoft's pages contradict each other: `reject` answers 421 and hangs up,
+            `delay` keeps the client waiting for its 250.
+        recipients_per_day: in any window of `day` seconds.
+        recipients_per_message: more get 452.
+        octets: of one message.
+        mailbox_octets: of all messages together, because each is kept in Sent Items.
+        graph_requests: at once; more get 429.
+        graph_octets: of one request to Graph.
+    """
+
+    connections: int = 1000
+    per_minute: int = 0
+    over: Literal["reject", "delay"] = "reject"
+    minute: float = 60
+    recipients_per_day: int = 0
+    day: float = 24 * 3600
+    recipients_per_message: int = 0
+    octets: int = 157286400
+    mailbox_octets: int = 0
+    graph_requests: int = 4
+    graph_octets: int = 4 * 1024 * 1024
+
+
+EXCHANGE_ONLINE = Limits(connections=3)
+"""What is never switched off: the other limits are scenarios."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Rules that hold for everybody they concern, and limits that differ from the usual ones."""
+
+    name: str
+    title: str
+    rules: tuple[Rule, ...] = ()
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Everything that has a name."""
+
+    rules: Mapping[str, Rule]
+    scenarios: Mapping[str, Scenario]
+
+    def find(self, name: str) -> Scenario:
+        """A scenario by its name, or a rule by its own as a scenario of one; `NAME:PATTERN` narrows it.
+
+        The pattern is a mailbox for what is said before the recipients are known, else a recipient.
+
+        Raises:
+            Unusable: there is none.
+        """
+        wanted, _, pattern = name.partition(":")
+        found = self.scenarios.get(wanted)
+        if found is None and wanted in self.rules:
+            found = Scenario(wanted, self.rules[wanted].says, (self.rules[wanted],))
+        if found is None:
+            raise Unusable(f"There is no scenario {wanted!r}. Names: postlane emulator --list-scenarios")
+        return replace(found, rules=tuple(_narrowed(rule, pattern) for rule in found.rules)) if pattern else found
+
+
+_BEFORE_RECIPIENTS = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS, Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS)
+
+
+def _narrowed(rule: Rule, pattern: str) -> Rule:
+    early = rule.moment in _BEFORE_RECIPIENTS
+    return replace(rule, mailbox=pattern) if early else replace(rule, recipient=pattern)
+
+
+@cache
+def catalogue() -> Catalogue:
+    """What comes with Postlane."""
+    return _catalogue(files(__package__).joinpath("scenarios.toml").read_text(encoding="utf-8"), Catalogue({}, {}))
+
+
+def load(path: Path) -> Catalogue:
+    """Read a file of one's own; its scenarios may name the catalogue's rules.
+
+    Raises:
+        Unusable: it cannot be read or is wrong; says where.
+    """
+    try:
+        return _catalogue(path.read_text(encoding="utf-8"), catalogue())
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise Unusable(f"{path}: {error if not isinstance(error, KeyError) else f'{error} is missing'}") from error
+
+
+def _catalogue(text: str, base: Catalogue) -> Catalogue:
+    tree = tomllib.loads(text)
+    if unknown := tree.keys() - {"rule", "scenario"}:
+        raise ValueError(f"{sorted(unknown)} are no tables of a scenario file")
+    rules = dict(base.rules)
+    for entry in tree.get("rule", []):
+        rule = _rule(entry)
+        rules[rule.name] = rule
+    scenarios = dict(base.scenarios)
+    for name, entry in tree.get("scenario", {}).items():
+        scenarios[name] = _scenario(name, entry, rules)
+    return Catalogue(rules, scenarios)
+
+
+def _rule(entry: Mapping[str, Any]) -> Rule:
+    given = dict(entry)
+    known = {each.name for each in fields(Rule)}
+    if unknown := given.keys() - known:
+        raise ValueError(f"rule {given.get('name')!r} has unknown keys {sorted(unknown)}")
+    return Rule(**{**given, "moment": Moment(given["moment"])})
+
+
+def _scenario(name: str, entry: Mapping[str, Any], rules: Mapping[str, Rule]) -> Scenario:
+    limits = dict(entry.get("limits", {}))
+    if unknown := limits.keys() - {each.name for each in fields(Limits)}:
+        raise ValueError(f"scenario {name!r} has unknown limits {sorted(unknown)}")
+    if missing := [each for each in entry.get("rules", []) if each not in rules]:
+        raise ValueError(f"scenario {name!r} names rules that do not exist: {missing}")
+    return Scenario(name, str(entry.get("title", "")), tuple(rules[each] for each in entry.get("rules", [])), limits)
+
+
+class Play:
+    """The rules in force, and how often each has spoken.
+
+    Besides those of the scenarios every rule of the catalogue speaks to the mailbox and about the recipient whose
+    local part is its name: one running emulator shows all replies.
+    """
+
+    def __init__(self, known: Catalogue, scenarios: Iterable[Scenario] = ()) -> None:
+        """Nobody has been spoken to."""
+        self._known = known
+        self._active: tuple[Rule, ...] = ()
+        self._spoken: Counter[Rule] = Counter()
+        self.now_play(scenarios)
+
+    def now_play(self, scenarios: Iterable[Scenario]) -> None:
+        """Change the scenarios; counting begins anew."""
+        self._active = tuple(rule for scenario in scenarios for rule in scenario.rules)
+        self._spoken.clear()
+
+    def answer(
+        self, moment: Moment, login: str = "", recipients: Sequence[str] = (), mechanism: str = ""
+    ) -> Rule | None:
+        """What is said now, if it is not yes."""
+        candidates = self._candidates(login, recipients)
+        rule = next((rule for rule in candidates if self._speaks(rule, moment, mechanism)), None)
+        if rule is not None:
+            self._spoken[rule] += 1
+        return rule
+
+    def _candidates(self, login: str, recipients: Sequence[str]) -> Iterable[Rule]:
+        yield from (rule for rule in self._active if rule.concerns(login, recipients))
+        for address in (*recipients, login):
+            named = self._known.rules.get(address.rpartition("@")[0].lower())
+            if named is not None:
+                yield named
+
+    def _speaks(self, rule: Rule, moment: Moment, mechanism: str) -> bool:
+        return (
+            rule.moment is moment
+            and rule.mechanism in ("", mechanism.lower())
+            and (not rule.times or self._spoken[rule] < rule.times)
+        )

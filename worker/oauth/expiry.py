@@ -1,0 +1,90 @@
+"""When secrets and certificates end, told weeks ahead; and who still logs in with a password at Microsoft's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from worker.domain.cloud import is_microsofts
+from worker.domain.mailbox import (
+    Certificate,
+    Directory,
+    GraphEndpoint,
+    Mailbox,
+    OAuth,
+    Password,
+    PickupDirectory,
+    Secret,
+    SmtpEndpoint,
+)
+from worker.events import BasicAuthRetiring, CredentialEnds, Event
+from worker.oauth import certificate
+
+WARN = timedelta(weeks=6)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """When a proof ends.
+
+    Attributes:
+        what: `client secret` or `certificate`.
+    """
+
+    what: str
+    at: datetime
+
+    def days(self, now: datetime) -> int:
+        """Whole days that are left, negative once it is over."""
+        return (self.at - now).days
+
+
+def end_of(credentials: OAuth) -> End | None:
+    """When its proof ends; None if nobody knows, or if it has no end, or if the certificate cannot be read."""
+    match credentials.proof:
+        case Secret(expires=date() as day):
+            return End("client secret", datetime.combine(day, time(tzinfo=UTC)))
+        case Certificate() as proof:
+            try:
+                return End("certificate", certificate.expires(proof))
+            except (OSError, ValueError):
+                return None
+        case _:
+            return None
+
+
+def credentials_of(mailbox: Mailbox) -> Iterator[OAuth]:
+    """Of all its ways out."""
+    for channel in mailbox.channels:
+        match channel:
+            case SmtpEndpoint(credentials=OAuth() as credentials) | GraphEndpoint(credentials=credentials):
+                yield credentials
+            case SmtpEndpoint() | PickupDirectory():
+                continue
+
+
+def retiring(mailbox: Mailbox) -> str | None:
+    """The host of Microsoft's where it logs in with a password, if it does."""
+    return next(
+        (
+            channel.host
+            for channel in mailbox.channels
+            if isinstance(channel, SmtpEndpoint)
+            and isinstance(channel.credentials, Password)
+            and is_microsofts(channel.host)
+        ),
+        None,
+    )
+
+
+def review(directory: Directory, now: datetime) -> Iterator[Event]:
+    """What observers are told at start and every day."""
+    for mailbox in directory.mailboxes.values():
+        ends = [end for credentials in credentials_of(mailbox) if (end := end_of(credentials)) is not None]
+        if ends:
+            first = min(ends, key=lambda end: end.at)
+            yield CredentialEnds(mailbox.name, first.what, first.at, first.days(now), urgent=first.at - now < WARN)
+    names = tuple(name for name, mailbox in directory.mailboxes.items() if retiring(mailbox) is not None)
+    if names:
+        yield BasicAuthRetiring(names)

@@ -1,0 +1,79 @@
+"""Signing in by device code (RFC 8628): a person types a code into a browser anywhere, the mailbox gets tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msal
+import requests
+from msal.exceptions import MsalServiceError
+
+from worker.domain.mailbox import OAuth
+from worker.oauth.http import Http, NotTheAuthority, OddAnswer
+from worker.oauth.proof import where
+from worker.oauth.vault import Vault
+from worker.unusable import Unusable
+
+
+class LoginFailed(Unusable):
+    """Nobody has been signed in. The text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What the person is told.
+
+    Attributes:
+        seconds: for which the code is good.
+    """
+
+    address: str
+    code: str
+    seconds: int
+
+
+def sign_in(credentials: OAuth, vault: Vault, timeout: float, show: Callable[[Invitation], None]) -> str:
+    """Have somebody sign in and keep what is needed to act for them. Blocks until they have.
+
+    Args:
+        credentials: with a device login.
+        vault: where it is kept; opened first, so that nobody signs in for nothing.
+        timeout: seconds for each answer of the authority.
+        show: told where the person has to go, with which code.
+
+    Returns:
+        The name that the person has signed in with.
+
+    Raises:
+        LoginFailed: the authority is out of reach or refuses, the person refuses or the code ends.
+        VaultError: it cannot be kept.
+    """
+    with vault.opened(credentials):
+        pass
+    cache = msal.SerializableTokenCache()
+    with Http(credentials.ca_file, timeout, credentials.authority if credentials.oidc else None) as http:
+        try:
+            application = msal.PublicClientApplication(
+                credentials.client_id, token_cache=cache, http_client=http, **where(credentials)
+            )
+            flow = application.initiate_device_flow([credentials.scope])
+            if "user_code" not in flow:
+                raise LoginFailed(_refusal(flow))
+            show(Invitation(flow["verification_uri"], flow["user_code"], int(flow["expires_in"])))
+            answer = application.acquire_token_by_device_flow(flow)
+        except (requests.RequestException, NotTheAuthority, OddAnswer, ValueError, MsalServiceError) as error:
+            words = str(error) if isinstance(error, NotTheAuthority) else type(error).__name__
+            raise LoginFailed(f"{credentials.authority} cannot be used for signing in: {words}") from None
+    if "access_token" not in answer:
+        raise LoginFailed(_refusal(answer))
+    if not list(cache.search(cache.CredentialType.REFRESH_TOKEN)):
+        raise LoginFailed("The authority gave no refresh token, so the sign-in would end within the hour.")
+    with vault.opened(credentials) as sealed:
+        sealed.content = cache.serialize()
+    return str(answer.get("id_token_claims", {}).get("preferred_username", ""))
+
+
+def _refusal(answer: dict[str, object]) -> str:
+    description = str(answer.get("error_description") or "").splitlines()
+    return f"The sign-in was refused: {description[0] if description else answer.get('error', 'without a reason')}"

@@ -1,0 +1,189 @@
+"""Sign-ins that outlive a process: one encrypted file each, shared by the workers of a host under a lock.
+
+AES-256-GCM (NIST SP 800-38D). The file's first line names format and key, so that keys can be replaced while old files
+stay readable; it and the owner are authenticated too, so that a file cannot be passed off as another mailbox's.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import SecretStr
+
+from worker.domain.mailbox import OAuth
+from worker.unusable import Unusable
+
+_FORMAT = "postlane-sign-in-1"
+_KEY_OCTETS = 32
+_NONCE_OCTETS = 12
+_LOCK_PATIENCE = 60.0  # seconds: another worker may be talking to a slow authority
+_LOCK_PAUSE = 0.02  # seconds
+
+
+class VaultError(Unusable):
+    """A sign-in cannot be kept or read. The text says why and what to do, and nothing of what is kept."""
+
+
+@dataclass(slots=True)
+class Sealed:
+    """The content of an opened file; empty if there is none yet. What it is set to is written on closing."""
+
+    content: str
+
+
+class Vault:
+    """A directory of sign-ins."""
+
+    def __init__(self, directory: Path | None, keys: Sequence[bytes] = ()) -> None:
+        """Nothing is read yet.
+
+        Args:
+            directory: None: none was set up.
+            keys: the first encrypts; the others open files from before it was replaced.
+        """
+        self._directory = directory
+        self._keys = {_key_id(key): key for key in keys}
+
+    @contextmanager
+    def opened(self, credentials: OAuth) -> Iterator[Sealed]:
+        """Open the owner's file for oneself alone; other processes wait.
+
+        Raises:
+            VaultError: it cannot be had, or not be read.
+        """
+        path = self._path(credentials)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                before = self._read(path, credentials)
+                sealed = Sealed(before)
+                yield sealed
+                if sealed.content != before:
+                    self._write(path, credentials, sealed.content)
+        except OSError as error:
+            raise VaultError(
+                f"{error.filename or path}: {error.strerror}. POSTLANE_OAUTH__DIRECTORY must be writable."
+            ) from error
+
+    def forget(self, credentials: OAuth) -> bool:
+        """Remove the owner's file. Returns whether there was one."""
+        path = self._path(credentials)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _path(self, credentials: OAuth) -> Path:
+        if self._directory is None or not self._keys:
+            missing = "POSTLANE_OAUTH__DIRECTORY" if self._directory is None else "POSTLANE_OAUTH__KEY"
+            raise VaultError(f"{missing} is not set: sign-ins with device_login are kept there, encrypted.")
+        digest = hashlib.sha256(_owner(credentials)).hexdigest()[:16]
+        return self._directory / f"{re.sub(r'[^A-Za-z0-9@.-]', '_', credentials.username)}.{digest}.sealed"
+
+    def _read(self, path: Path, credentials: OAuth) -> str:
+        try:
+            head, _, body = path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return ""
+        name, _, key_id = head.decode("ascii", "replace").partition(" ")
+        key = self._keys.get(key_id)
+        if name != _FORMAT or key is None:
+            raise VaultError(
+                f"{path} was encrypted with another key; add that one to POSTLANE_OAUTH__KEY, or sign in again."
+            )
+        try:
+            packed = base64.b64decode(body.rstrip(), validate=True)
+            clear = AESGCM(key).decrypt(packed[:_NONCE_OCTETS], packed[_NONCE_OCTETS:], head + _owner(credentials))
+        except (binascii.Error, InvalidTag, ValueError):
+            raise VaultError(f"{path} has been damaged or belongs to another mailbox; sign in again.") from None
+        return clear.decode("utf-8")
+
+    def _write(self, path: Path, credentials: OAuth, content: str) -> None:
+        """Beside the old one, then in its place: whoever is killed on the way leaves the old one."""
+        key_id, key = next(iter(self._keys.items()))
+        head, nonce = f"{_FORMAT} {key_id}".encode(), secrets.token_bytes(_NONCE_OCTETS)
+        sealed = AESGCM(key).encrypt(nonce, content.encode(), head + _owner(credentials))
+        aside = path.with_suffix(f".{secrets.token_hex(8)}")
+        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(head + b"\n" + base64.b64encode(nonce + sealed) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+
+def keys(given: SecretStr | None) -> list[bytes]:
+    """Read keys as they are configured: base64 of 32 octets each, the newest first, spaces or commas between.
+
+    Raises:
+        VaultError: one is not that.
+    """
+    found = []
+    for text in filter(None, re.split(r"[\s,]+", given.get_secret_value()) if given else ()):
+        try:
+            key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+        except binascii.Error:
+            key = b""
+        if len(key) != _KEY_OCTETS:
+            raise VaultError("POSTLANE_OAUTH__KEY must be 32 random octets in base64; `postlane token key` makes one.")
+        found.append(key)
+    return found
+
+
+def new_key() -> str:
+    """A key as it is configured."""
+    return base64.b64encode(secrets.token_bytes(_KEY_OCTETS)).decode()
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(b"postlane key id" + key).hexdigest()[:8]
+
+
+def _owner(credentials: OAuth) -> bytes:
+    return f"{credentials.authority}\n{credentials.client_id}\n{credentials.username.lower()}".encode()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock among processes. The file stays: removing it would let two hold one each."""
+    until = time.monotonic() + _LOCK_PATIENCE
+    with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        while not _taken(file.fileno()):
+            if time.monotonic() > until:
+                raise VaultError(f"{path} has been locked by another process for {_LOCK_PATIENCE:g} s.")
+            time.sleep(_LOCK_PAUSE)
+        yield  # closing gives it back
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _taken(file: int) -> bool:
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _taken(file: int) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
