@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -35,8 +35,7 @@ from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
 from worker.store.inventory import inventory as inventories
 from worker.store.inventory import migrated
-from worker.store.memory import MemoryGate
-from worker.store.opening import MEMORY, opened
+from worker.store.opening import MEMORY, Opened, opened
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
@@ -98,7 +97,7 @@ def directory(settings: Settings) -> Directory:
         raise SettingsError(str(error)) from error
 
 
-def _opened(settings: Settings) -> AbstractAsyncContextManager[Store]:
+def _opened(settings: Settings) -> AbstractAsyncContextManager[Opened]:
     store = settings.store
     retention = timedelta(days=store.retention_days)
     return opened(
@@ -114,8 +113,8 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
         Unusable: it is out of reach, or another version's.
     """
     try:
-        async with _opened(settings) as opened_store:
-            yield opened_store
+        async with _opened(settings) as found:
+            yield found.books
     except StoreDown as error:
         raise Unusable(str(error)) from error
 
@@ -174,10 +173,11 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
-        kept = hooks.store(await stack.enter_async_context(_opened(settings)))
+        found = await stack.enter_async_context(_opened(settings))
+        kept = hooks.store(found.books)
         tokens = msal_tokens(settings, observe)
         stack.callback(tokens.close)
-        courier = _courier(settings, mailboxes, kept, tokens, observe, stack)
+        courier = _courier(settings, mailboxes, replace(found, books=kept), tokens, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -213,9 +213,9 @@ async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[No
 
 
 def _courier(
-    settings: Settings, mailboxes: Directory, kept: Store, tokens: Tokens, observe: Observe, stack: AsyncExitStack
+    settings: Settings, mailboxes: Directory, kept: Opened, tokens: Tokens, observe: Observe, stack: AsyncExitStack
 ) -> Courier:
-    smtp = SmtpTransport(tokens, timeouts(settings), observe)
+    smtp = SmtpTransport(tokens, timeouts(settings), observe, kept.permits)
     stack.push_async_callback(smtp.close)
     graph = GraphTransport(tokens, graph_timeouts(settings))
     stack.push_async_callback(graph.close)
@@ -224,9 +224,9 @@ def _courier(
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
-        ledger=kept,
-        register=kept,
-        gate=MemoryGate(),
+        ledger=kept.books,
+        register=kept.books,
+        gate=kept.gate,
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         templates=wordings,

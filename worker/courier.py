@@ -405,7 +405,7 @@ class Courier:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
         mailbox, verdict = admission.mailbox, judgement.pause
         if verdict is None:
-            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted):
+            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted, said=judgement.verdict):
                 self.observe(MailboxResumed(mailbox))
             return None
         until = await self.gate.paused(admission, verdict, now)
