@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,14 +21,16 @@ from worker.courier import Courier
 from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
+from worker.doubts import look_into
 from worker.events import Event
 from worker.graph import conversation
+from worker.graph.lookup import SentItems
 from worker.graph.transport import GraphTransport
 from worker.oauth.expiry import review
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
-from worker.ports import Observe, Store, StoreDown, Tokens
+from worker.ports import Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
@@ -45,6 +47,7 @@ from worker.unusable import Unusable
 T = TypeVar("T")
 
 _DAY = 24 * 3600.0  # seconds
+_MINUTE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         kept = hooks.store(found.books)
         tokens = msal_tokens(settings, observe)
         stack.callback(tokens.close)
-        courier = _courier(settings, mailboxes, replace(found, books=kept), tokens, observe, stack)
+        graph = GraphTransport(tokens, graph_timeouts(settings))
+        stack.push_async_callback(graph.close)
+        courier = _courier(settings, mailboxes, replace(found, books=kept), tokens, graph, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -192,6 +197,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             stack.push_async_callback(servers.close)
             await stack.enter_async_context(_health(settings, worker, metrics, servers))
         await stack.enter_async_context(_reviewing(mailboxes, observe))
+        await stack.enter_async_context(_looking_into_doubts(kept, graph, mailboxes, observe))
         yield App(worker, mailboxes)
 
 
@@ -212,13 +218,38 @@ async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[No
         task.cancel()
 
 
+@asynccontextmanager
+async def _looking_into_doubts(
+    kept: Register, graph: GraphTransport, mailboxes: Directory, observe: Observe
+) -> AsyncIterator[None]:
+    """End by themselves the doubts of mailboxes whose Sent Items may be read."""
+    readable = {name: each for name, each in mailboxes.mailboxes.items() if GraphEndpoint in map(type, each.channels)}
+
+    async def again_and_again() -> None:
+        while True:
+            await asyncio.sleep(_MINUTE)
+            with suppress(StoreDown):
+                await look_into(kept, SentItems(graph), readable, _now(), observe)
+
+    task = asyncio.create_task(again_and_again()) if readable else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+
+
 def _courier(
-    settings: Settings, mailboxes: Directory, kept: Opened, tokens: Tokens, observe: Observe, stack: AsyncExitStack
+    settings: Settings,
+    mailboxes: Directory,
+    kept: Opened,
+    tokens: Tokens,
+    graph: GraphTransport,
+    observe: Observe,
+    stack: AsyncExitStack,
 ) -> Courier:
     smtp = SmtpTransport(tokens, timeouts(settings), observe, kept.permits)
     stack.push_async_callback(smtp.close)
-    graph = GraphTransport(tokens, graph_timeouts(settings))
-    stack.push_async_callback(graph.close)
     wordings = templates(settings)
     stack.push_async_callback(wordings.close)
     return Courier(

@@ -314,6 +314,13 @@ class Permits(Protocol):
         """Whether somebody has lately been refused: an idle connection should be closed."""
 
 
+class Lookup(Protocol):
+    """Whether a mail went out, asked afterwards."""
+
+    async def was_sent(self, mailbox: Mailbox, message_id: str) -> bool | None:
+        """Whether the mailbox holds a sent copy: True is proof, False is none. None: it cannot be told."""
+
+
 class Transport(Protocol):
     """One way of getting rid of a mail."""
 
