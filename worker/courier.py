@@ -20,6 +20,7 @@ from contracts.delivery import DeliveryStatus
 from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import mass, report
+from worker.domain.capacity import beyond
 from worker.domain.carry import pack, unpack
 from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
@@ -387,6 +388,8 @@ class Courier:
     ) -> Submission:
         """One channel. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
         transport = self.transports[type(mailbox.endpoint)]
+        if (too_much := beyond(mailbox.limits, envelope, message)) is not None:
+            return too_much
         try:
             return await transport.submit(mailbox, envelope, message, handover)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the mail's fate must be told

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contracts.notification import Priority
@@ -274,7 +274,8 @@ class SqlGate:
         organisation: Organisation | None,
     ) -> int | _Place:
         now = _now(connection)
-        used, recipients, external = self._used(connection, of.name, now)
+        used, recipients = self._used(connection, of.name, now)
+        external = self._outside(connection, organisation.name) if organisation else 0
         urgent = demand.priority is Priority.HIGH
         lines = self._lines(connection, of.name)
         own = lines.get((demand.tenant, urgent), Line())
@@ -317,8 +318,8 @@ class SqlGate:
         )
         return int(connection.execute(made.returning(ticket.c.number)).scalar_one())
 
-    def _used(self, connection: Connection, name: str, now: int) -> tuple[Used, int, int]:
-        """What counts in the window; recipients in flight, all and outside. The dead's mails end with them."""
+    def _used(self, connection: Connection, name: str, now: int) -> tuple[Used, int]:
+        """What counts in the window, and recipients in flight. The dead's mails end with them."""
         counted = or_(ticket.c.ended_at.is_(None), ticket.c.ended_at > now - self._window)
         found = connection.execute(select(ticket).where(ticket.c.mailbox == name, counted)).all()
         flying = [each for each in found if each.ended_at is None]
@@ -330,8 +331,15 @@ class SqlGate:
                 ended.append(ends[each.owner])
         flying = [each for each in flying if each.owner not in ends]
         connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - self._window))
-        used = Used(tuple(ended), len(flying))
-        return used, sum(each.recipients for each in flying), sum(each.external for each in flying)
+        return Used(tuple(ended), len(flying)), sum(each.recipients for each in flying)
+
+    def _outside(self, connection: Connection, organisation: str) -> int:
+        """Recipients in flight to the outside, of all mailboxes of an organisation; it is locked, after its mailbox."""
+        self._locked(connection, f"organisation {organisation}", make=True)
+        flying = select(func.sum(ticket.c.external)).where(
+            ticket.c.organisation == organisation, ticket.c.ended_at.is_(None)
+        )
+        return int(connection.scalar(flying) or 0)
 
     def _lines(self, connection: Connection, name: str) -> Mapping[tuple[str, bool], Line]:
         found = connection.execute(select(line).where(line.c.mailbox == name))

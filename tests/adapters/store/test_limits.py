@@ -157,6 +157,15 @@ async def test_mail_from_onmicrosoft_com_shares_the_organisations_limit_to_the_o
     await admitted(gate, two, demand(external=0))
 
 
+async def test_recipients_in_flight_from_one_mailbox_of_an_organisation_count_for_the_others(durable: Backend) -> None:
+    gate = await durable.gate()
+    one = mailbox("one", "a@contoso.onmicrosoft.com")
+    two = mailbox("two", "b@contoso.onmicrosoft.com")
+    await admitted(gate, one, demand(recipients=60, external=60))
+    await paced(gate, two, demand(recipients=60, external=60))
+    await admitted(gate, two, demand(recipients=40, external=40))
+
+
 async def test_mailbox_without_limits_has_no_row(durable: Backend) -> None:
     gate = await durable.gate()
     for number in range(50):
