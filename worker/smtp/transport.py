@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import cast
@@ -29,7 +30,8 @@ class SmtpTransport:
         self._tokens = tokens
         self._timeouts = timeouts
         self._observe = observe
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, tuple[SmtpEndpoint, Pool]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
@@ -50,15 +52,22 @@ class SmtpTransport:
 
     async def close(self) -> None:
         """Close all idle sessions; sessions in use close when they are done."""
-        for pool in self._pools.values():
+        for _, pool in self._pools.values():
             await pool.close()
+        await asyncio.gather(*self._leaving)
 
     def _pool(self, mailbox: Mailbox) -> Pool:
-        pool = self._pools.get(mailbox.name)
-        if pool is None:
-            endpoint = cast("SmtpEndpoint", mailbox.endpoint)
-            pool = Pool(partial(self.open, mailbox.name, endpoint), endpoint.limits, _PATIENCE)
-            self._pools[mailbox.name] = pool
+        """The mailbox's sessions; those of a server, a login or limits that it had before are closed."""
+        endpoint = cast("SmtpEndpoint", mailbox.endpoint)
+        known = self._pools.get(mailbox.name)
+        if known is not None and known[0] == endpoint:
+            return known[1]
+        if known is not None:
+            leaving = asyncio.create_task(known[1].close())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        pool = Pool(partial(self.open, mailbox.name, endpoint), endpoint.limits, _PATIENCE)
+        self._pools[mailbox.name] = endpoint, pool
         return pool
 
     async def open(self, name: str, endpoint: SmtpEndpoint) -> Session | Refused | TokenRefused | Broken:

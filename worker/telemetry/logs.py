@@ -26,8 +26,10 @@ from worker.events import (
     CredentialEnds,
     Draining,
     Event,
+    MailboxesChanged,
     MailboxPaused,
     MailboxResumed,
+    MailboxUnusable,
     Overtaken,
     Relayed,
     ReplyFailed,
@@ -103,6 +105,10 @@ class LogEvents:
                 )
             case MailboxResumed(mailbox):
                 log.info("mailbox resumed", mailbox=mailbox)
+            case MailboxesChanged(number, changed):
+                log.info("mailboxes changed", number=number, changed=len(changed), some=list(changed[:_SOME]))
+            case MailboxUnusable(mailbox, why, remedy):
+                log.warning("mailbox unusable", mailbox=mailbox, explanation=why, remedy=remedy)
             case ChannelRested(mailbox, transport, kind, explanation, until):
                 log.warning(
                     "channel rests",
