@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
-from worker import mailbox_file
+from worker import mailbox_file, sealing
+from worker.administration import Administration, Base, Directories
+from worker.api.application import Doors
+from worker.api.application import application as api_application
+from worker.api.tokens import TokensFile
 from worker.attachments.directory import AttachmentDirectory
 from worker.broker.connection import BrokerAddress
 from worker.broker.serve import ServeOptions, Worker
 from worker.broker.topology import Topology
-from worker.courier import Courier
+from worker.courier import Courier, Intake
+from worker.domain.decision import Decision
+from worker.domain.health import Finding
 from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
@@ -37,6 +45,7 @@ from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
 from worker.store.inventory import inventory as inventories
 from worker.store.inventory import migrated
+from worker.store.mailboxes import SqlMailboxes
 from worker.store.opening import MEMORY, Opened, opened
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
@@ -55,7 +64,6 @@ class App:
     """A composed worker."""
 
     worker: Worker
-    directory: Directory
 
     async def run(self) -> None:
         """Work until `stop`."""
@@ -98,6 +106,76 @@ def directory(settings: Settings) -> Directory:
         return mailbox_file.load(settings.mailboxes.file, os.environ)
     except mailbox_file.MailboxFileError as error:
         raise SettingsError(str(error)) from error
+
+
+def keyring(settings: Settings) -> sealing.Keyring:
+    """The keys of the secrets in the store.
+
+    Raises:
+        Unusable: one is none.
+    """
+    return sealing.Keyring(sealing.keys(settings.secrets.key, "POSTLANE_SECRETS__KEY", "postlane secret key"))
+
+
+def _base(settings: Settings) -> Base:
+    """The mailboxes file, checked.
+
+    Raises:
+        SettingsError: it is wrong.
+    """
+    directory(settings)
+    return Base(mailbox_file.read(settings.mailboxes.file), os.environ)
+
+
+@asynccontextmanager
+async def _kept(settings: Settings) -> AsyncIterator[SqlMailboxes | None]:
+    """The store's mailboxes; None: the store keeps none."""
+    url = settings.store.url.get_secret_value()
+    if url == MEMORY:
+        yield None
+        return
+    from worker.store.database import Database  # noqa: PLC0415 - SQLAlchemy is loaded only where it is needed
+
+    mailboxes = SqlMailboxes(Database(url))
+    try:
+        yield mailboxes
+    finally:
+        await mailboxes.close()
+
+
+@asynccontextmanager
+async def administration(settings: Settings) -> AsyncIterator[Administration]:
+    """What people and portals do to mailboxes.
+
+    Raises:
+        Unusable: the store keeps none, or is out of reach.
+    """
+    base, keys_at_hand = _base(settings), keyring(settings)
+    try:
+        async with _kept(settings) as kept:
+            if kept is None:
+                raise Unusable(f"store.url is {MEMORY}: mailboxes cannot be kept there. Name a database.")
+            yield Administration(base, kept, keys_at_hand)
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
+
+
+async def effective(settings: Settings) -> Directory:
+    """The mailboxes that workers go by: the file's and the store's.
+
+    Raises:
+        Unusable: the file is wrong, the store is out of reach.
+    """
+    if not _is_there(settings.store.url.get_secret_value()):
+        return directory(settings)
+    async with administration(settings) as desk:
+        return await desk.directory()
+
+
+def _is_there(url: str) -> bool:
+    """Whether a look into the store would not be what makes it."""
+    file = url.removeprefix("sqlite:///")
+    return url != MEMORY and (file == url or Path(file).expanduser().exists())
 
 
 def _opened(settings: Settings) -> AbstractAsyncContextManager[Opened]:
@@ -171,8 +249,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         SettingsError: settings or mailboxes are wrong, a pickup directory cannot be used.
     """
     hooks = hooks or Hooks()
-    mailboxes = directory(settings)
-    _check_pickups(mailboxes)
+    base = _base(settings)
+    _check_pickups(directory(settings))
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
@@ -180,9 +258,11 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         kept = hooks.store(found.books)
         tokens = msal_tokens(settings, observe)
         stack.callback(tokens.close)
+        stored = await stack.enter_async_context(_kept(settings))
+        directories = Directories(base, stored, keyring(settings), observe)
         graph = GraphTransport(tokens, graph_timeouts(settings))
         stack.push_async_callback(graph.close)
-        courier = _courier(settings, mailboxes, replace(found, books=kept), tokens, graph, observe, stack)
+        courier = _courier(settings, directories.current, replace(found, books=kept), tokens, graph, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -190,24 +270,109 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             grace=settings.worker.grace_seconds,
         )
         worker = Worker(
-            broker_address(settings), topology(settings), courier.deliver, kept, options, observe, random.random
+            broker_address(settings),
+            topology(settings),
+            _delivering(courier, directories),
+            kept,
+            options,
+            observe,
+            random.random,
         )
+        servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
+        stack.push_async_callback(servers.close)
         if settings.health.port:
-            servers = Health(lambda: mailboxes.mailboxes, partial(look, tokens=tokens), _now)
-            stack.push_async_callback(servers.close)
             await stack.enter_async_context(_health(settings, worker, metrics, servers))
-        await stack.enter_async_context(_reviewing(mailboxes, observe))
-        await stack.enter_async_context(_looking_into_doubts(kept, graph, mailboxes, observe))
-        yield App(worker, mailboxes)
+        if settings.api.port and stored is not None:
+            doors = Doors(Administration(base, stored, keyring(settings)), kept, servers, directories.look)
+            await stack.enter_async_context(_api(settings, doors))
+        await stack.enter_async_context(_beside(directories.watch()))
+        await stack.enter_async_context(_reviewing(directories, observe))
+        await stack.enter_async_context(_beside(_looking_into_doubts(kept, graph, directories, observe)))
+        yield App(worker)
+
+
+def _delivering(courier: Courier, directories: Directories) -> Callable[[Intake], Awaitable[Decision]]:
+    """Each delivery goes by the directory as it is when it begins, from its first step to its last."""
+
+    async def deliver(intake: Intake) -> Decision:
+        return await replace(courier, directory=await directories.loaded()).deliver(intake)
+
+    return deliver
+
+
+async def looked_at(settings: Settings, name: str) -> Finding:
+    """How a mailbox's server is, with the secrets that are stored; sends nothing.
+
+    Raises:
+        Unusable: there is no such mailbox, or the store is out of reach.
+    """
+    mailbox = (await effective(settings)).mailboxes.get(name)
+    if mailbox is None:
+        raise Unusable(f"There is no mailbox {name!r}: postlane mailbox list shows them.")
+    tokens = msal_tokens(settings, lambda _event: None)
+    try:
+        return await look(mailbox, tokens)
+    finally:
+        tokens.close()
 
 
 @asynccontextmanager
-async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[None]:
+async def api(settings: Settings) -> AsyncIterator[None]:
+    """The management API without a worker.
+
+    Raises:
+        SettingsError: its settings are wrong.
+        Unusable: the store cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        observe = LogEvents(settings.worker.name)
+        desk = await stack.enter_async_context(administration(settings))
+        kept = await stack.enter_async_context(store(settings))
+        tokens = msal_tokens(settings, observe)
+        stack.callback(tokens.close)
+        stored = await stack.enter_async_context(_kept(settings))
+        directories = Directories(_base(settings), stored, keyring(settings), observe)
+        servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
+        stack.push_async_callback(servers.close)
+        await stack.enter_async_context(_api(settings, Doors(desk, kept, servers, directories.look)))
+        yield
+
+
+@asynccontextmanager
+async def _api(settings: Settings, doors: Doors) -> AsyncIterator[None]:
+    given = settings.api
+    if given.tokens_file is None:
+        raise SettingsError(
+            "POSTLANE_API__TOKENS_FILE is not set: nobody could use the API. `postlane api token` makes one."
+        )
+    try:
+        listening = http.bound(given.host, given.port)
+    except http.CannotListen as error:
+        raise SettingsError(f"POSTLANE_API__PORT: {error}. Choose another port, or 0 for none.") from error
+    served = api_application(doors, TokensFile(given.tokens_file), references=given.references)
+    async with http.serving(served, listening, given.certificate_file):
+        yield
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Something that goes on while the context lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@asynccontextmanager
+async def _reviewing(directories: Directories, observe: Observe) -> AsyncIterator[None]:
     """Tell at start and every day which credentials end and who still uses a password."""
 
     async def daily() -> None:
         while True:
-            for event in await asyncio.to_thread(lambda: list(review(mailboxes, datetime.now(UTC)))):
+            with contextlib.suppress(StoreDown):
+                await directories.loaded()
+            for event in await asyncio.to_thread(lambda: list(review(directories.current, datetime.now(UTC)))):
                 observe(event)
             await asyncio.sleep(_DAY)
 
@@ -218,25 +383,17 @@ async def _reviewing(mailboxes: Directory, observe: Observe) -> AsyncIterator[No
         task.cancel()
 
 
-@asynccontextmanager
 async def _looking_into_doubts(
-    kept: Register, graph: GraphTransport, mailboxes: Directory, observe: Observe
-) -> AsyncIterator[None]:
+    kept: Register, graph: GraphTransport, directories: Directories, observe: Observe
+) -> None:
     """End by themselves the doubts of mailboxes whose Sent Items may be read."""
-    readable = {name: each for name, each in mailboxes.mailboxes.items() if GraphEndpoint in map(type, each.channels)}
-
-    async def again_and_again() -> None:
-        while True:
-            await asyncio.sleep(_MINUTE)
+    while True:
+        await asyncio.sleep(_MINUTE)
+        known = directories.current.mailboxes
+        readable = {name: each for name, each in known.items() if GraphEndpoint in map(type, each.channels)}
+        if readable:
             with suppress(StoreDown):
                 await look_into(kept, SentItems(graph), readable, _now(), observe)
-
-    task = asyncio.create_task(again_and_again()) if readable else None
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
 
 
 def _courier(

@@ -77,7 +77,7 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     if not only:
         async for step in _broker(settings):
             yield step
-    directory = bootstrap.directory(settings)
+    directory = await bootstrap.effective(settings)
     if missing := only - directory.mailboxes.keys():
         raise SettingsError(f"There is no mailbox {', '.join(sorted(missing))} in {settings.mailboxes.file}.")
     yield _producers(directory)
@@ -88,6 +88,8 @@ async def examine(settings: Settings, only: frozenset[str] = frozenset()) -> Asy
     tokens = bootstrap.msal_tokens(settings, _ignore)
     try:
         for mailbox in directory.mailboxes.values():
+            if mailbox.held is not None and mailbox.held.unusable:
+                continue  # `noticed` has said what has to be mended first
             if not only or mailbox.name in only:
                 for step in await _outlook(mailbox, tokens, settings.oauth.timeout_seconds):
                     yield step

@@ -39,6 +39,28 @@ class MailboxResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class MailboxesChanged:
+    """The directory was changed at run time; from the next notification on it holds.
+
+    Attributes:
+        number: of the change.
+        changed: names of mailboxes that were added, changed or removed.
+    """
+
+    number: int
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxUnusable:
+    """A mailbox of the directory cannot be used: its mail waits until somebody mends it."""
+
+    mailbox: str
+    why: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelRested:
     """One way out of a mailbox does not work; the mail went on to the next one."""
 
@@ -209,6 +231,8 @@ Event = (
     Concluded
     | MailboxPaused
     | MailboxResumed
+    | MailboxesChanged
+    | MailboxUnusable
     | ChannelRested
     | UnknownReply
     | SessionOpened

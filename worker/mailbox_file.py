@@ -419,20 +419,46 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
     Raises:
         MailboxFileError: it cannot be read or is wrong.
     """
+    return assembled(read(path), environment, f"{path}: ")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file as it stands, unchecked.
+
+    Raises:
+        MailboxFileError: it cannot be read.
+    """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise MailboxFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MailboxFileError(f"{path} is not TOML: {error}") from error
+
+
+def assembled(tree: Mapping[str, Any], environment: Mapping[str, str], origin: str = "") -> Directory:
+    """Check what the file holds, or would hold, and make a directory of it.
+
+    Args:
+        tree: the keys of the file.
+        environment: for secrets named by `…_env`.
+        origin: put before each mistake.
+
+    Raises:
+        MailboxFileError: it is wrong.
+    """
     try:
-        file = _File.model_validate(tree)
-        return _directory(file, environment)
+        return _directory(_File.model_validate(tree), environment)
     except ValidationError as error:
         # Without its cause, which shows the values that it refuses.
-        raise MailboxFileError("\n".join(f"{path}: {line}" for line in _problems(error))) from None
+        raise MailboxFileError("\n".join(f"{origin}{line}" for line in _problems(error))) from None
     except ValueError as error:
-        raise MailboxFileError(f"{path}: {error}") from None
+        raise MailboxFileError(f"{origin}{error}") from None
+
+
+def schema(ref_template: str) -> dict[str, Any]:
+    """The JSON Schema of one mailbox; `{model}` in the template stands for the name of a part."""
+    return _Mailbox.model_json_schema(ref_template=ref_template)
 
 
 def _directory(file: _File, environment: Mapping[str, str]) -> Directory:

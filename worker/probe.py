@@ -120,6 +120,8 @@ async def look(mailbox: Mailbox, tokens: Tokens, total: float = TOTAL) -> Findin
     """Go the way of a mail up to the login, within `total` seconds. A mailbox that is switched off is left in peace."""
     if not mailbox.enabled:
         return Finding(State.DISABLED, f"Mailbox {mailbox.name!r} is switched off; its server is not asked.")
+    if (held := mailbox.held) is not None and held.unusable:
+        return Finding(State.NOT_CONFIGURED, held.why, held.remedy)
     ways = (_channel(mailbox.via(channel), tokens, total) for channel in mailbox.channels)
     return warned(together(await asyncio.gather(*ways)), mailbox)
 

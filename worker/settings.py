@@ -128,6 +128,37 @@ class StoreSettings(_Section):
     ] = 15
 
 
+class SecretsSettings(_Section):
+    """Secrets of mailboxes that are kept in the store."""
+
+    key: Annotated[
+        SecretStr | None,
+        Field(
+            description="32 octets in base64 (`postlane secret key` makes one); older ones may follow, with commas, "
+            "until `postlane secret rotate` was run"
+        ),
+    ] = None
+
+
+class ApiSettings(_Section):
+    """The management API, over which mailboxes are changed at run time."""
+
+    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 in a container")] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=0, le=65535, description="for `postlane run` to serve it too; 0: only `postlane api serve` does")
+    ] = 0
+    tokens_file: Annotated[
+        Path | None,
+        Field(description="TOML file of those who may use it (`postlane api token` writes it); hashes only"),
+    ] = None
+    certificate_file: Annotated[
+        Path | None, Field(description="PEM file with key and chain for https; not set: a proxy before it does TLS")
+    ] = None
+    references: Annotated[
+        bool, Field(description="whether it may name files and variables of the workers as sources of secrets")
+    ] = False
+
+
 class SmtpSettings(_Section):
     """Submission."""
 
@@ -222,6 +253,8 @@ class Settings(BaseSettings):
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     mailboxes: MailboxesSettings = Field(default_factory=MailboxesSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    secrets: SecretsSettings = Field(default_factory=SecretsSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     oauth: OAuthSettings = Field(default_factory=OAuthSettings)
     graph: GraphSettings = Field(default_factory=GraphSettings)

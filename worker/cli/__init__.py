@@ -9,6 +9,7 @@ import typer
 
 from contracts import __version__
 from worker.cli import (
+    api,
     cancel,
     check,
     config,
@@ -18,9 +19,11 @@ from worker.cli import (
     emulator,
     explain,
     health,
+    mailbox,
     office365,
     route,
     run,
+    secret,
     send,
     store,
     template,
@@ -63,6 +66,9 @@ app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
+app.add_typer(mailbox.app, name="mailbox")
+app.add_typer(secret.app, name="secret")
+app.add_typer(api.app, name="api")
 app.add_typer(dead.app, name="dead")
 app.add_typer(doubt.app, name="doubt")
 app.add_typer(template.app, name="template")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import asdict
@@ -40,7 +41,7 @@ def route(
     from worker import bootstrap, settings
     from worker.domain import explain as domain
 
-    directory = bootstrap.directory(settings.load())
+    directory = asyncio.run(bootstrap.effective(settings.load()))
     if unknown := [name for name in without or () if name not in directory.mailboxes]:
         raise typer.BadParameter(f"there is no mailbox {', '.join(unknown)}")
     found = domain.explain(_read(notification), directory, _supposed(without or ()).get, user)

@@ -84,7 +84,7 @@ def forget(mailbox: Mailbox) -> None:
 @app.command("key")
 def key() -> None:
     """Make a key for POSTLANE_OAUTH__KEY. Keep it where secrets are kept: who has it and the files can send as you."""
-    from worker.oauth.vault import new_key
+    from worker.sealing import new_key
 
     typer.echo(new_key())
 
@@ -94,9 +94,9 @@ def _credentials(mailbox: str) -> tuple[Settings, OAuth]:
     from worker.oauth.expiry import credentials_of
 
     loaded = settings.load()
-    known = bootstrap.directory(loaded).mailboxes
+    known = asyncio.run(bootstrap.effective(loaded)).mailboxes
     if mailbox not in known:
-        raise settings.SettingsError(f"There is no mailbox {mailbox} in {loaded.mailboxes.file}.")
+        raise settings.SettingsError(f"There is no mailbox {mailbox} in {loaded.mailboxes.file}, nor in the store.")
     found = next(credentials_of(known[mailbox]), None)
     if found is None:
         raise settings.SettingsError(f"Mailbox {mailbox} has no [oauth]: it uses no tokens.")
@@ -114,7 +114,7 @@ async def _inspected(mailbox: str, credentials: OAuth) -> dict[str, Any]:
     from worker.ports import Token
 
     loaded = settings.load()
-    endpoint = bootstrap.directory(loaded).mailboxes[mailbox].endpoint
+    endpoint = (await bootstrap.effective(loaded)).mailboxes[mailbox].endpoint
     permission = permission_for(endpoint.host) if isinstance(endpoint, SmtpEndpoint) else "Mail.Send"
     tokens = bootstrap.msal_tokens(loaded, lambda _event: None)
     try:

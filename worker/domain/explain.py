@@ -171,6 +171,8 @@ def _state(notification: Notification, mailbox: Mailbox, availability: Availabil
     words = [f"priority {mailbox.rank}"]
     if not mailbox.enabled:
         words.append("switched off")
+    elif mailbox.held is not None:
+        words.append(mailbox.held.why)
     elif (found := availability(mailbox.name)) is not None:
         words.append(found.verdict.explanation)
     if not mailbox.serves(notification.category):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Literal
@@ -261,6 +261,26 @@ class MailScope:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Why a mailbox takes no mail although it is switched on: its mail waits.
+
+    Attributes:
+        until: None: until somebody acts.
+        unusable: there is something to be mended; else somebody has paused it.
+    """
+
+    why: str
+    remedy: str
+    until: datetime | None = None
+    unusable: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Reason class of results."""
+        return "mailbox-unusable" if self.unusable else "mailbox-paused"
+
+
+@dataclass(frozen=True, slots=True)
 class Mailbox:
     """One configured sender.
 
@@ -281,6 +301,7 @@ class Mailbox:
         catch_all: gets all mail of this mailbox in place of the recipients.
         redirect: likewise, and it wins: the sandbox of a test installation.
         suppress: decide everything, send nothing.
+        held: why it takes no mail at the moment; None: it does.
     """
 
     name: str
@@ -301,6 +322,7 @@ class Mailbox:
     redirect: Redirect | None = None
     suppress: bool = False
     further: tuple[Endpoint, ...] = ()
+    held: Held | None = None
 
     @property
     def channels(self) -> tuple[Endpoint, ...]:

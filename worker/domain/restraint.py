@@ -172,6 +172,8 @@ def noticed(directory: Directory) -> Iterator[tuple[str, str]]:
         subject = f"mailbox {mailbox.name}"
         if not mailbox.enabled:
             yield subject, "It is switched off."
+        if mailbox.held is not None:
+            yield subject, f"{mailbox.held.why} {mailbox.held.remedy}"
         if mailbox.sites == frozenset() or mailbox.components == frozenset():
             yield subject, "It is bound to no site or component, so it is never used."
         if redirect := mailbox.redirect or mailbox.catch_all:

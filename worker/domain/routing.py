@@ -276,7 +276,7 @@ def _first(
     """The first that is available; what was passed over on the way is told."""
     passed: list[tuple[Mailbox, Unavailable]] = []
     for mailbox in mailboxes:
-        found = availability(mailbox.name) if mailbox.enabled else _switched_off(mailbox)
+        found = _set_aside(mailbox) or availability(mailbox.name)
         if found is None:
             rule, words = because(mailbox)
             return Route(mailbox, rule, " ".join([words, *(_passed_over(*item) for item in passed)]))
@@ -290,6 +290,14 @@ def _first(
 def _passed_over(mailbox: Mailbox, found: Unavailable) -> str:
     until = f" until {found.until:%H:%M:%S %Z}" if found.until else ""
     return f"Passed over {mailbox.name!r}{until}: {found.verdict.explanation}"
+
+
+def _set_aside(mailbox: Mailbox) -> Unavailable | None:
+    if not mailbox.enabled:
+        return _switched_off(mailbox)
+    if (held := mailbox.held) is not None:
+        return Unavailable(Verdict(held.kind, Scope.MAILBOX, Action.PAUSE, held.why, held.remedy), held.until)
+    return None
 
 
 def _switched_off(mailbox: Mailbox) -> Unavailable:

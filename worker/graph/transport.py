@@ -50,7 +50,7 @@ class GraphTransport:
         self._tokens = tokens
         self._timeouts = timeouts or Timeouts()
         self._clients: dict[str | None, httpx2.AsyncClient] = {}
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[tuple[str, int], _Line] = {}
 
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
@@ -105,9 +105,10 @@ class GraphTransport:
         return await send_in_parts(talk, divided, mark)
 
     def _line(self, mailbox: Mailbox) -> _Line:
-        line = self._lines.get(mailbox.name)
+        places = cast("GraphEndpoint", mailbox.endpoint).concurrent
+        line = self._lines.get((mailbox.name, places))
         if line is None:
-            line = self._lines[mailbox.name] = _Line(cast("GraphEndpoint", mailbox.endpoint).concurrent)
+            line = self._lines[mailbox.name, places] = _Line(places)
         return line
 
 

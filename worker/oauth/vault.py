@@ -1,6 +1,6 @@
 """Sign-ins that outlive a process: one encrypted file each, shared by the workers of a host under a lock.
 
-AES-256-GCM (NIST SP 800-38D). The file's first line names format and key, so that keys can be replaced while old files
+The file's first line names format and key, so that keys can be replaced while old files
 stay readable; it and the owner are authenticated too, so that a file cannot be passed off as another mailbox's.
 """
 
@@ -19,16 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 
+from worker import sealing
 from worker.domain.mailbox import OAuth
+from worker.sealing import NONCE_OCTETS, CannotOpen, Keyring, KeyUnusable
 from worker.unusable import Unusable
 
 _FORMAT = "postlane-sign-in-1"
-_KEY_OCTETS = 32
-_NONCE_OCTETS = 12
 _LOCK_PATIENCE = 60.0  # seconds: another worker may be talking to a slow authority
 _LOCK_PAUSE = 0.02  # seconds
 
@@ -55,7 +53,7 @@ class Vault:
             keys: the first encrypts; the others open files from before it was replaced.
         """
         self._directory = directory
-        self._keys = {_key_id(key): key for key in keys}
+        self._keyring = Keyring(keys)
 
     @contextmanager
     def opened(self, credentials: OAuth) -> Iterator[Sealed]:
@@ -88,7 +86,7 @@ class Vault:
         return True
 
     def _path(self, credentials: OAuth) -> Path:
-        if self._directory is None or not self._keys:
+        if self._directory is None or self._keyring.newest is None:
             missing = "POSTLANE_OAUTH__DIRECTORY" if self._directory is None else "POSTLANE_OAUTH__KEY"
             raise VaultError(f"{missing} is not set: sign-ins with device_login are kept there, encrypted.")
         digest = hashlib.sha256(_owner(credentials)).hexdigest()[:16]
@@ -100,56 +98,39 @@ class Vault:
         except FileNotFoundError:
             return ""
         name, _, key_id = head.decode("ascii", "replace").partition(" ")
-        key = self._keys.get(key_id)
-        if name != _FORMAT or key is None:
+        if name != _FORMAT or not self._keyring.knows(key_id):
             raise VaultError(
                 f"{path} was encrypted with another key; add that one to POSTLANE_OAUTH__KEY, or sign in again."
             )
         try:
             packed = base64.b64decode(body.rstrip(), validate=True)
-            clear = AESGCM(key).decrypt(packed[:_NONCE_OCTETS], packed[_NONCE_OCTETS:], head + _owner(credentials))
-        except (binascii.Error, InvalidTag, ValueError):
+            sealed = sealing.Sealed(key_id, packed[:NONCE_OCTETS], packed[NONCE_OCTETS:])
+            return self._keyring.open(sealed, head + _owner(credentials))
+        except (binascii.Error, CannotOpen):
             raise VaultError(f"{path} has been damaged or belongs to another mailbox; sign in again.") from None
-        return clear.decode("utf-8")
 
     def _write(self, path: Path, credentials: OAuth, content: str) -> None:
         """Beside the old one, then in its place: whoever is killed on the way leaves the old one."""
-        key_id, key = next(iter(self._keys.items()))
-        head, nonce = f"{_FORMAT} {key_id}".encode(), secrets.token_bytes(_NONCE_OCTETS)
-        sealed = AESGCM(key).encrypt(nonce, content.encode(), head + _owner(credentials))
+        head = f"{_FORMAT} {self._keyring.newest}".encode()
+        sealed = self._keyring.seal(content, head + _owner(credentials))
         aside = path.with_suffix(f".{secrets.token_hex(8)}")
         with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(head + b"\n" + base64.b64encode(nonce + sealed) + b"\n")
+            file.write(head + b"\n" + base64.b64encode(sealed.nonce + sealed.ciphertext) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
 
 
 def keys(given: SecretStr | None) -> list[bytes]:
-    """Read keys as they are configured: base64 of 32 octets each, the newest first, spaces or commas between.
+    """Read keys as they are configured.
 
     Raises:
-        VaultError: one is not that.
+        VaultError: one is none.
     """
-    found = []
-    for text in filter(None, re.split(r"[\s,]+", given.get_secret_value()) if given else ()):
-        try:
-            key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
-        except binascii.Error:
-            key = b""
-        if len(key) != _KEY_OCTETS:
-            raise VaultError("POSTLANE_OAUTH__KEY must be 32 random octets in base64; `postlane token key` makes one.")
-        found.append(key)
-    return found
-
-
-def new_key() -> str:
-    """A key as it is configured."""
-    return base64.b64encode(secrets.token_bytes(_KEY_OCTETS)).decode()
-
-
-def _key_id(key: bytes) -> str:
-    return hashlib.sha256(b"postlane key id" + key).hexdigest()[:8]
+    try:
+        return sealing.keys(given, "POSTLANE_OAUTH__KEY", "postlane token key")
+    except KeyUnusable as error:
+        raise VaultError(str(error)) from None
 
 
 def _owner(credentials: OAuth) -> bytes:

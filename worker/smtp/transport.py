@@ -12,7 +12,7 @@ from typing import cast
 
 from worker.domain.delivery import Broken, Busy, Fault, Refused, Stage, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
+from worker.domain.mailbox import Limits, Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
@@ -44,7 +44,8 @@ class SmtpTransport:
         self._tokens = tokens
         self._timeouts = timeouts
         self._observe = observe
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, tuple[tuple[SmtpEndpoint, Limits], Pool]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
@@ -65,22 +66,32 @@ class SmtpTransport:
 
     async def close(self) -> None:
         """Close all idle sessions; sessions in use close when they are done."""
-        for pool in self._pools.values():
+        for _, pool in self._pools.values():
             await pool.close()
+        await asyncio.gather(*self._leaving)
 
     def _pool(self, mailbox: Mailbox) -> Pool:
-        pool = self._pools.get(mailbox.name)
-        if pool is None:
-            endpoint = cast("SmtpEndpoint", mailbox.endpoint)
-            limits: SessionLimits = endpoint.limits
-            wanted: Callable[[], bool] = _nobody
-            opening: Open = partial(self.open, mailbox.name, endpoint)
-            if self._permits is not None and mailbox.limits.connections is not None:
-                limits = replace(limits, idle=min(limits.idle, _IDLE))
-                opening, wanted = partial(self._permitted, mailbox, endpoint), partial(self._permits.wanted, mailbox)
-            pool = Pool(opening, limits, _PATIENCE, wanted)
-            self._pools[mailbox.name] = pool
+        """The mailbox's sessions; those of a server, a login or limits that it had before are closed."""
+        endpoint = cast("SmtpEndpoint", mailbox.endpoint)
+        known = self._pools.get(mailbox.name)
+        if known is not None and known[0] == (endpoint, mailbox.limits):
+            return known[1]
+        if known is not None:
+            leaving = asyncio.create_task(known[1].close())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        pool = self._new_pool(mailbox, endpoint)
+        self._pools[mailbox.name] = (endpoint, mailbox.limits), pool
         return pool
+
+    def _new_pool(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Pool:
+        limits: SessionLimits = endpoint.limits
+        wanted: Callable[[], bool] = _nobody
+        opening: Open = partial(self.open, mailbox.name, endpoint)
+        if self._permits is not None and mailbox.limits.connections is not None:
+            limits = replace(limits, idle=min(limits.idle, _IDLE))
+            opening, wanted = partial(self._permitted, mailbox, endpoint), partial(self._permits.wanted, mailbox)
+        return Pool(opening, limits, _PATIENCE, wanted)
 
     async def _permitted(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Session | Unopened:
         """Open a session with a permit that it holds from before it connects until after its QUIT."""

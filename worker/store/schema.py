@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration: what this program works with."""
 
 metadata = MetaData()
@@ -66,6 +78,45 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("detail", Text, nullable=False),
 )
+
+kept_mailbox = Table(
+    "kept_mailbox",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("changed_by", Text, nullable=False),
+)
+"""A mailbox that can be changed at run time; `document` holds no secret."""
+
+kept_secret = Table(
+    "kept_secret",
+    metadata,
+    Column("mailbox", String(64), primary_key=True),
+    Column("field", String(64), primary_key=True),
+    Column("key_id", String(16), nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+)
+
+mailbox_pause = Table(
+    "mailbox_pause",
+    metadata,
+    Column("mailbox", String(64), primary_key=True),
+    Column("until", BigInteger),
+    Column("because", Text, nullable=False),
+    Column("paused_by", Text, nullable=False),
+)
+"""A pause by hand, of any mailbox; without `until` it lasts until somebody ends it."""
+
+mailbox_change = Table(
+    "mailbox_change",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+"""One row: its number grows with every change of the three tables above, which is all that workers look at."""
 
 
 _number = BigInteger().with_variant(Integer, "sqlite")

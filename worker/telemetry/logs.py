@@ -27,8 +27,10 @@ from worker.events import (
     DoubtEnded,
     Draining,
     Event,
+    MailboxesChanged,
     MailboxPaused,
     MailboxResumed,
+    MailboxUnusable,
     Overtaken,
     Relayed,
     ReplyFailed,
@@ -104,6 +106,10 @@ class LogEvents:
                 )
             case MailboxResumed(mailbox):
                 log.info("mailbox resumed", mailbox=mailbox)
+            case MailboxesChanged(number, changed):
+                log.info("mailboxes changed", number=number, changed=len(changed), some=list(changed[:_SOME]))
+            case MailboxUnusable(mailbox, why, remedy):
+                log.warning("mailbox unusable", mailbox=mailbox, explanation=why, remedy=remedy)
             case ChannelRested(mailbox, transport, kind, explanation, until):
                 log.warning(
                     "channel rests",

@@ -16,7 +16,7 @@ import requests
 
 from worker.emulator.run import CLIENT_ID, TENANT_ID, Emulator, Plan, emulating
 from worker.emulator.world import MailboxAccount, TokenTrouble
-from worker.oauth.vault import new_key
+from worker.sealing import new_key
 
 OWNER = "jana@contoso.example"
 SECRET = "emulated-client-secret"

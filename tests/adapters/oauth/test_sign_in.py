@@ -19,8 +19,9 @@ from worker.emulator.run import CLIENT_ID, TENANT_ID, Emulator, Plan, emulating
 from worker.emulator.world import MailboxAccount
 from worker.oauth.login import Invitation, LoginFailed, sign_in
 from worker.oauth.tokens import MsalTokens
-from worker.oauth.vault import Vault, VaultError, keys, new_key
+from worker.oauth.vault import Vault, VaultError, keys
 from worker.ports import Token
+from worker.sealing import new_key
 
 OWNER = "jana@contoso.example"
 

@@ -447,3 +447,28 @@ async def test_close_leaves_nothing_that_fires_later() -> None:
         await made.listener.until(lambda: made.listener.open == 0)
         await made.transport.close()
     assert made.server.count(b"QUIT") == 1
+
+
+# a mailbox that is changed while the worker runs
+
+
+async def test_mailbox_that_gets_another_server_leaves_the_old_one_and_finishes_what_is_under_way() -> None:
+    gate, new = Gatekeeper(), Obedient("PIPELINING")
+    async with rig(Obedient("PIPELINING", at_dot=gate)) as made, listening(new.serve) as listener:
+        (under_way,) = made.submitting(1)
+        await gate.holds(1)
+        message, moved = OutgoingMessage("<2@contoso.com>", SMALL), box(listener.port, made.limits)
+        assert isinstance(await made.transport.submit(moved, ENVELOPE, message, always), Accepted)
+        await gate.let_go()
+        assert isinstance(await under_way, Accepted)
+        await made.listener.until(lambda: made.listener.open == 0)
+        await made.transport.close()
+    assert (len(made.server.mails), len(new.mails)) == (1, 1)
+
+
+async def test_unchanged_mailbox_read_anew_keeps_its_sessions() -> None:
+    async with rig() as made:
+        await made.submit()
+        made.limits = SessionLimits(idle=timedelta(minutes=1))
+        await made.submit()
+    assert len(made.listener.peers) == 1

@@ -1,0 +1,1 @@
+"""The management API: mailboxes, doubts, notifications and the audit trail over HTTP."""

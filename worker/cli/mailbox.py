@@ -1,0 +1,326 @@
+"""`postlane mailbox`: mailboxes that are kept in the store and changed while workers run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.unusable import Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from worker.administration import Administration, Shown
+
+app = typer.Typer(
+    help="Mailboxes: those of the file are shown, those of the store can be changed; workers follow within seconds.",
+    no_args_is_help=True,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The mailbox.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Keys of the mailboxes file: host=smtp.contoso.com port=465 'tenants=[\"contoso\"]' login.username=u. "
+        "A blank value takes the key away.",
+    ),
+]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", help="TOML or JSON file with a mailbox's keys; - is standard input, JSON."),
+]
+PasswordFile = Annotated[Path | None, typer.Option(help="File with the password, or client secret: it is stored.")]
+PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read it from standard input.")]
+PasswordPrompt = Annotated[bool, typer.Option("--password-prompt", help="Ask for it.")]
+Revision = Annotated[int | None, typer.Option(help="Only if its revision is this one still.")]
+
+_COLOURS = {"ok": "green", "disabled": "yellow", "paused": "yellow", "unusable": "red", "shadowed": "red"}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@app.command("list")
+def list_(*, as_json: AsJson = False) -> None:
+    """Show all mailboxes, whose they are and how they are."""
+    found = _asked(lambda desk: desk.everything())
+    if as_json:
+        typer.echo(json.dumps([_told(each) for each in found], ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("mailbox", "from", "state", "address", "tenants", "explanation")
+    for each in found:
+        tenants = ", ".join(each.settings.get("tenants", ()))
+        state = f"[{_COLOURS[each.state]}]{each.state}"
+        table.add_row(each.name, each.source, state, str(each.settings.get("address", "")), tenants, each.explanation)
+    Console().print(table)
+
+
+@app.command("show")
+def show(name: Name, *, as_json: AsJson = False) -> None:
+    """Show one mailbox; of its secrets only whether they are set."""
+    _show(_asked(lambda desk: desk.one(name)), as_json=as_json)
+
+
+@app.command("add")
+def add(
+    name: Name,
+    pairs: Pairs = None,
+    *,
+    source: From = None,
+    password_file: PasswordFile = None,
+    password_stdin: PasswordStdin = False,
+    password_prompt: PasswordPrompt = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add a mailbox to the store. It is checked as the mailboxes file is.
+
+    Secrets are given by --password-file, --password-stdin or --password-prompt, or as a reference that the workers
+    follow: login.password=file:PATH or env:NAME. `default=true` makes it the platform's default mailbox.
+    """
+    document = _with_secret(_document(source, pairs), password_file, stdin=password_stdin, prompt=password_prompt)
+    _show(_asked(lambda desk: desk.add(name, document, _actor())), as_json=as_json)
+
+
+@app.command("set")
+def set_(
+    name: Name,
+    pairs: Pairs = None,
+    *,
+    source: From = None,
+    password_file: PasswordFile = None,
+    password_stdin: PasswordStdin = False,
+    password_prompt: PasswordPrompt = False,
+    revision: Revision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change some keys of a mailbox; everything else stays, the password too.
+
+    When the server or the token authority changes, the password has to be given again: another one never sees it.
+    """
+    patch = _document(source, pairs)
+
+    async def change(desk: Administration) -> Shown:
+        known = (await desk.one(name)).settings if password_file or password_stdin or password_prompt else {}
+        oauth = "oauth" in {**known, **patch} and "login" not in patch
+        given = _with_secret(patch, password_file, stdin=password_stdin, prompt=password_prompt, oauth=oauth)
+        return await desk.change(name, given, _actor(), revision)
+
+    _show(_asked(change), as_json=as_json)
+
+
+@app.command("enable")
+def enable(name: Name) -> None:
+    """Switch a mailbox on."""
+    _asked(lambda desk: desk.switch(name, _actor(), on=True))
+    typer.echo(f"{name} is on; workers use it within seconds.")
+
+
+@app.command("disable")
+def disable(name: Name) -> None:
+    """Switch a mailbox off: mails under way are finished, no new ones are begun."""
+    _asked(lambda desk: desk.switch(name, _actor(), on=False))
+    typer.echo(f"{name} is off within seconds; mail that has no other server waits.")
+
+
+@app.command("pause")
+def pause(
+    name: Name,
+    *,
+    lasting: Annotated[str | None, typer.Option("--for", help="30s, 10m, 2h or 1d; left out: until resumed.")] = None,
+    because: Annotated[str, typer.Option(help="Why, for those who wonder.")] = "",
+) -> None:
+    """Let a mailbox rest on all workers, whether it is the file's or the store's."""
+    seconds = _seconds(lasting) if lasting is not None else None
+    shown = _asked(lambda desk: desk.pause(name, because, _actor(), seconds))
+    until = shown.paused.until if shown.paused else None
+    typer.echo(f"{name} rests " + (f"until {until:%Y-%m-%d %H:%M:%S %Z}." if until else "until it is resumed."))
+
+
+@app.command("resume")
+def resume(name: Name) -> None:
+    """End a pause by hand."""
+    _asked(lambda desk: desk.resume(name, _actor()))
+    typer.echo(f"{name} is used again within seconds; what waits looks again within minutes.")
+
+
+@app.command("forget-secret")
+def forget_secret(
+    name: Name, key: Annotated[str, typer.Argument(metavar="KEY", help="login.password, for example.")]
+) -> None:
+    """Remove a secret. Until there is a new one the mailbox's mail waits."""
+    _asked(lambda desk: desk.forget(name, key, _actor()))
+    typer.echo(f"{name} has no {key} any more.")
+
+
+@app.command("test")
+def look(name: Name, *, as_json: AsJson = False) -> None:
+    """Look at the mailbox's server up to the login, with the stored secret. Sends nothing.
+
+    Exit status: 0 all is well, 1 it is not, 2 there is no such mailbox.
+    """
+    from worker import bootstrap, settings
+
+    finding = asyncio.run(bootstrap.looked_at(settings.load(), name))
+    if as_json:
+        told = {"well": finding.well, "state": finding.state}
+        told |= {"explanation": finding.explanation, "remedy": finding.remedy, "warning": finding.warning}
+        typer.echo(json.dumps(told, ensure_ascii=False))
+    else:
+        typer.secho(f"{finding.state}  {finding.explanation}", fg="green" if finding.well else "red")
+        for line in filter(None, (finding.remedy, finding.warning)):
+            typer.echo(f"  {line}")
+    if not finding.well:
+        raise typer.Exit(1)
+
+
+@app.command("remove")
+def remove(name: Name, *, revision: Revision = None) -> None:
+    """Remove a mailbox and its secrets from the store. Its tenants are from then on tenants without this server."""
+    _asked(lambda desk: desk.remove(name, _actor(), revision))
+    typer.echo(f"{name} is removed.")
+
+
+def _asked(question: Callable[[Administration], Awaitable[Any]]) -> Any:
+    from worker import bootstrap, settings
+
+    async def ask() -> Any:
+        async with bootstrap.administration(settings.load()) as desk:
+            return await question(desk)
+
+    return asyncio.run(ask())
+
+
+def _actor() -> str:
+    from worker.cli.actor import actor
+
+    return actor()
+
+
+def _told(shown: Shown) -> dict[str, Any]:
+    from worker.api.application import told
+
+    return told(shown)
+
+
+def _show(shown: Shown, *, as_json: bool) -> None:
+    told = _told(shown)
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False))
+        return
+    typer.secho(f"{shown.name}  {shown.state}", fg=_COLOURS[shown.state])
+    for line in filter(None, (shown.explanation, shown.remedy)):
+        typer.echo(f"  {line}")
+    if shown.managed:
+        typer.echo("  managed in the mailboxes file")
+    else:
+        typer.echo(f"  revision {shown.revision}, {told['changed_at']}, by {shown.changed_by}")
+    for key, value in _flat(told["settings"]):
+        typer.echo(f"  {key} = {value}")
+
+
+def _flat(table: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in table.items():
+        if isinstance(value, dict) and value.keys() == {"set"}:
+            rows.append((f"{before}{key}", "set" if value["set"] else "not set"))
+        elif isinstance(value, dict):
+            rows += _flat(value, f"{before}{key}.")
+        else:
+            rows.append((f"{before}{key}", json.dumps(value, ensure_ascii=False)))
+    return rows
+
+
+def _document(source: Path | None, pairs: list[str] | None) -> dict[str, Any]:
+    """What a file and the command line say; the command line wins."""
+    document = _from_file(source) if source is not None else {}
+    for pair in pairs or ():
+        key, separator, value = pair.partition("=")
+        if not separator or not re.fullmatch(r"[a-z][a-z_0-9]*(\.[a-z][a-z_0-9]*)?", key):
+            raise typer.BadParameter(f"{key!r}: write KEY=VALUE, such as login.username=jana")
+        if key in _SECRETS and value and not value.startswith(("file:", "env:")):
+            raise typer.BadParameter(
+                f"{key}: everybody on this machine can read the command line. Use --password-file, --password-stdin or "
+                "--password-prompt, or a reference: file:PATH or env:NAME"
+            )
+        table, last = document, key
+        if "." in key:
+            first, _, last = key.partition(".")
+            table = document.setdefault(first, {})
+        table[last] = _value(value)
+    return document
+
+
+_SECRETS = ("login.password", "oauth.client_secret", "oauth.certificate_password")
+
+
+def _value(text: str) -> Any:
+    """TOML where it is: numbers, true, lists; else the text itself."""
+    import tomllib
+
+    if not text:
+        return None
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float | list | dict | str) else text
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise Unusable(f"{path} is neither TOML (name it .toml) nor JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise Unusable(f"{path} must be an object with the keys of one mailbox.")
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return plain
+
+
+def _with_secret(
+    document: dict[str, Any], file: Path | None, *, stdin: bool, prompt: bool, oauth: bool | None = None
+) -> dict[str, Any]:
+    """Put the secret where the document has its place for one."""
+    if [file is not None, stdin, prompt].count(True) > 1:
+        raise typer.BadParameter("give one of --password-file, --password-stdin and --password-prompt")
+    if file is not None:
+        try:
+            secret = file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unusable(f"{file} cannot be read: {error}") from None
+    elif stdin:
+        secret = sys.stdin.read().rstrip("\r\n")
+    elif prompt:
+        secret = typer.prompt("Password or client secret", hide_input=True)
+    else:
+        return document
+    if not secret:
+        raise Unusable("The secret is empty.")
+    if oauth is None:
+        oauth = "oauth" in document
+    if oauth:
+        key = "certificate_password" if "certificate_file" in document.get("oauth", {}) else "client_secret"
+        return {**document, "oauth": {**document.get("oauth", {}), key: secret}}
+    return {**document, "login": {**document.get("login", {}), "password": secret}}
+
+
+def _seconds(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if found is None or not int(found[1]):
+        raise typer.BadParameter("--for: write 30s, 10m, 2h or 1d")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])

@@ -1,0 +1,290 @@
+"""Mailboxes in the store: changed at run time, their secrets sealed, every change with its line in the audit trail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from worker.sealing import Sealed
+from worker.store.database import Database
+from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox_change, mailbox_pause
+
+T = TypeVar("T")
+
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND = 1_000_000  # microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A mailbox that is kept here.
+
+    Attributes:
+        document: its keys as in the mailboxes file; a secret that is kept apart is None.
+        secrets: key → sealed secret.
+        revision: grows with every change of it.
+        changed_by: login or name of the API token.
+    """
+
+    name: str
+    document: Mapping[str, Any]
+    secrets: Mapping[str, Sealed] = field(repr=False)
+    revision: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause by hand.
+
+    Attributes:
+        until: None: until somebody ends it.
+    """
+
+    mailbox: str
+    until: datetime | None
+    because: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything that is kept, as of one moment.
+
+    Attributes:
+        number: of the latest change.
+        pauses: those that last.
+    """
+
+    number: int
+    entries: tuple[Entry, ...]
+    pauses: tuple[Pause, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the audit trail; `at` is None until it is written."""
+
+    actor: str
+    action: str
+    subject: str
+    detail: str = ""
+    at: datetime | None = None
+
+
+class Stale(Exception):  # noqa: N818 - what happened
+    """Somebody else has changed, made or removed it meanwhile: nothing was done."""
+
+
+class SqlMailboxes:
+    """What is kept about mailboxes."""
+
+    def __init__(self, database: Database) -> None:
+        """Touch nothing yet."""
+        self._database = database
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._database.close()
+
+    async def number(self) -> tuple[int, datetime]:
+        """The number of the latest change, and the database's time.
+
+        Raises:
+            StoreDown: it cannot be had.
+        """
+        found = await self._database.run(
+            lambda each: each.execute(select(mailbox_change.c.number, database_now())).one()
+        )
+        return int(found[0]), _moment(int(found[1]))
+
+    async def contents(self) -> Contents:
+        """Everything.
+
+        Raises:
+            StoreDown: it cannot be had.
+        """
+        return await self._database.run(_contents)
+
+    async def put(
+        self,
+        name: str,
+        document: Mapping[str, Any],
+        line: Line,
+        *,
+        expected: int | None,
+        seal: Mapping[str, Sealed],
+        keep: Collection[str] = (),
+    ) -> int:
+        """Make or change a mailbox.
+
+        Args:
+            name: its name.
+            document: without secrets.
+            line: for the audit trail.
+            expected: its revision; None: it does not exist yet, by whatever capital letters.
+            seal: new secrets.
+            keep: secrets that stay; all others are removed.
+
+        Returns:
+            Its new revision.
+
+        Raises:
+            Stale: it is not as expected.
+        """
+        values = {"document": json.dumps(document, ensure_ascii=False, sort_keys=True), "changed_by": line.actor}
+
+        def work(connection: Connection) -> int:
+            row = kept_mailbox.c
+            if expected is None:
+                if connection.scalar(select(row.name).where(func.lower(row.name) == name.lower())) is not None:
+                    raise Stale
+                fresh = kept_mailbox.insert().values(name=name, revision=1, changed_at=database_now(), **values)
+                connection.execute(fresh)
+            else:
+                changed = update(kept_mailbox).where(row.name == name, row.revision == expected)
+                changed = changed.values(revision=expected + 1, changed_at=database_now(), **values)
+                if connection.execute(changed).rowcount != 1:
+                    raise Stale
+            stay = set(keep) - seal.keys()
+            secret = kept_secret.c
+            connection.execute(delete(kept_secret).where(secret.mailbox == name, secret.field.not_in(stay)))
+            for place, sealed in seal.items():
+                connection.execute(kept_secret.insert().values(mailbox=name, field=place, **_columns(sealed)))
+            return (expected or 0) + 1
+
+        return await self._written(work, line)
+
+    async def remove(self, name: str, line: Line, *, expected: int) -> None:
+        """Remove a mailbox with its secrets and its pause.
+
+        Raises:
+            Stale: it is not as expected.
+        """
+
+        def work(connection: Connection) -> None:
+            row = kept_mailbox.c
+            if connection.execute(delete(kept_mailbox).where(row.name == name, row.revision == expected)).rowcount != 1:
+                raise Stale
+            connection.execute(delete(kept_secret).where(kept_secret.c.mailbox == name))
+            connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name))
+
+        await self._written(work, line)
+
+    async def pause(self, name: str, because: str, line: Line, lasting: timedelta | None = None) -> None:
+        """Pause a mailbox, for a time or until somebody ends it; a pause that lasts is replaced."""
+        until = None if lasting is None else database_now() + int(lasting / _MICROSECOND)
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name))
+            values = {"mailbox": name, "because": because, "paused_by": line.actor}
+            connection.execute(mailbox_pause.insert().values(until=until, **values))
+
+        await self._written(work, line)
+
+    async def resume(self, name: str, line: Line) -> bool:
+        """End a pause by hand. Returns whether there was one."""
+
+        def work(connection: Connection) -> bool:
+            return bool(connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name)).rowcount)
+
+        return await self._written(work, line)
+
+    async def reseal(
+        self, newest: str, anew: Callable[[str, str, Sealed], Sealed | None], actor: str
+    ) -> tuple[int, int]:
+        """Seal every secret anew that is not under the newest key.
+
+        Args:
+            newest: the key's id.
+            anew: mailbox, key and sealed secret → sealed under the newest key; None: it cannot be opened.
+            actor: for the audit trail.
+
+        Returns:
+            How many were sealed anew, and how many cannot be opened.
+        """
+
+        def work(connection: Connection) -> tuple[int, int]:
+            row = kept_secret.c
+            done = lost = 0
+            for found in connection.execute(select(kept_secret).where(row.key_id != newest)).all():
+                sealed = anew(found.mailbox, found.field, Sealed(found.key_id, found.nonce, found.ciphertext))
+                if sealed is None:
+                    lost += 1
+                    continue
+                one = update(kept_secret).where(row.mailbox == found.mailbox, row.field == found.field)
+                connection.execute(one.values(**_columns(sealed)))
+                done += 1
+            return done, lost
+
+        return await self._written(work, Line(actor, "secret rotate", "all mailboxes", f"to key {newest}"))
+
+    async def audit(self, limit: int, before: int | None = None) -> Sequence[tuple[int, Line]]:
+        """The latest lines of the audit trail with their numbers, the newest first; `before` goes on from there."""
+        row = audit.c
+        wanted = select(audit).order_by(row.number.desc()).limit(limit)
+        if before is not None:
+            wanted = wanted.where(row.number < before)
+        found = await self._database.run(lambda connection: connection.execute(wanted).all())
+        return [
+            (each.number, Line(each.actor, each.action, each.subject, each.detail, _moment(each.at))) for each in found
+        ]
+
+    async def note(self, line: Line) -> None:
+        """Write a line into the audit trail."""
+        await self._database.run(lambda connection: _note(connection, line))
+
+    async def _written(self, work: Callable[[Connection], T], line: Line) -> T:
+        def whole(connection: Connection) -> T:
+            # First: its lock keeps other writers out, so that what is checked below stays true.
+            connection.execute(update(mailbox_change).values(number=mailbox_change.c.number + 1))
+            answer = work(connection)
+            _note(connection, line)
+            return answer
+
+        return await self._database.run(whole)
+
+
+def _contents(connection: Connection) -> Contents:
+    number = connection.scalar(select(mailbox_change.c.number)) or 0
+    secrets: dict[str, dict[str, Sealed]] = {}
+    for found in connection.execute(select(kept_secret)):
+        sealed = Sealed(found.key_id, bytes(found.nonce), bytes(found.ciphertext))
+        secrets.setdefault(found.mailbox, {})[found.field] = sealed
+    entries = tuple(
+        Entry(
+            each.name,
+            json.loads(each.document),
+            secrets.get(each.name, {}),
+            each.revision,
+            _moment(each.changed_at),
+            each.changed_by,
+        )
+        for each in connection.execute(select(kept_mailbox).order_by(kept_mailbox.c.name))
+    )
+    row = mailbox_pause.c
+    lasting = select(mailbox_pause).where(row.until.is_(None) | (row.until > database_now())).order_by(row.mailbox)
+    pauses = tuple(
+        Pause(each.mailbox, None if each.until is None else _moment(each.until), each.because, each.paused_by)
+        for each in connection.execute(lasting)
+    )
+    return Contents(number, entries, pauses)
+
+
+def _columns(sealed: Sealed) -> dict[str, Any]:
+    return {"key_id": sealed.key_id, "nonce": sealed.nonce, "ciphertext": sealed.ciphertext}
+
+
+def _note(connection: Connection, line: Line) -> None:
+    words = {"actor": line.actor, "action": line.action, "subject": line.subject, "detail": line.detail}
+    connection.execute(audit.insert().values(at=database_now(), **words))
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / _SECOND, UTC)
