@@ -22,15 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from aio_pika import DeliveryMode, Message
 from rich.console import Console
 from rich.table import Table
 
+from contracts.channels import notification_key
 from contracts.delivery import Result
 from contracts.notification import NOTIFICATION_TYPE, Notification
-from contracts.publisher import publisher
+from contracts.wire import encode
 from tests.neighbours import inbox_on, running_worker
 from worker.broker import apply as topologies
-from worker.broker.connection import BrokerAddress
+from worker.broker.connection import BrokerAddress, open_connection
 from worker.broker.topology import Topology
 from worker.sandbox.rabbitmq import broker as some_broker
 
@@ -84,6 +86,20 @@ def _notification(number: int) -> Notification:
     )
 
 
+async def _publish(address: BrokerAddress, topology: Topology, count: int) -> None:
+    """Without `reply_to`: a copy of each result for somebody who has gone would be measured too."""
+    async with await open_connection(address, "benchmark") as connection, connection.channel() as channel:
+        exchange = await channel.get_exchange(topology.notifications, ensure=False)
+        for start in range(0, count, 200):
+            numbers = range(start, min(start + 200, count))
+            await asyncio.gather(*(exchange.publish(*_message(_notification(number))) for number in numbers))
+
+
+def _message(notification: Notification) -> tuple[Message, str]:
+    body = encode(notification)
+    return Message(body, delivery_mode=DeliveryMode.PERSISTENT), notification_key(notification.tenant)
+
+
 async def _round(address: BrokerAddress, port: int, store: str, count: int, directory: Path) -> Round:
     topology = await topologies.apply(address, Topology(f"bench-{uuid.uuid4().hex[:6]}", lanes=8))
     mailboxes = directory / "mailboxes.toml"
@@ -95,9 +111,7 @@ async def _round(address: BrokerAddress, port: int, store: str, count: int, dire
     url = f"sqlite:///{directory / f'{uuid.uuid4().hex}.sqlite3'}" if store == "sqlite" else store
     quiet = {"POSTLANE_LOG__LEVEL": "warning", "POSTLANE_STORE__URL": url}
     try:
-        async with publisher(address.url, prefix=topology.prefix) as post:
-            for start in range(0, count, 200):
-                await asyncio.gather(*(post.publish(_notification(n)) for n in range(start, min(start + 200, count))))
+        await _publish(address, topology, count)
         async with (
             inbox_on(address, topology) as inbox,
             running_worker(address, topology, mailboxes, directory, settings=quiet, wait=False) as worker,
