@@ -469,6 +469,6 @@ async def test_mailbox_that_gets_another_server_leaves_the_old_one_and_finishes_
 async def test_unchanged_mailbox_read_anew_keeps_its_sessions() -> None:
     async with rig() as made:
         await made.submit()
-        made.limits = SessionLimits(**{"idle": timedelta(minutes=1)})
+        made.limits = SessionLimits(idle=timedelta(minutes=1))
         await made.submit()
     assert len(made.listener.peers) == 1
