@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.neighbours import Inbox, WorkerProcess, inbox_on, running_worker
+from tests.postgres import Cluster, PostgresMissing
+from tests.postgres import postgres as postgresql
 from worker.broker import apply as topologies
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
@@ -34,6 +36,18 @@ def broker() -> Iterator[RunningBroker]:
         may_install=lambda _question: os.geteuid() == 0 or bool(os.environ.get("CI")),
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL of our own."""
+    try:
+        with postgresql() as running:
+            yield running
+    except PostgresMissing as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
 
 
 @pytest.fixture

@@ -166,6 +166,7 @@ class FakeGate:
     out: list[str] = field(default_factory=list)
     tried: list[bool] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    said: list[Verdict | None] = field(default_factory=list)
     demands: list[Demand] = field(default_factory=list)
     bug: Exception | None = None
 
@@ -184,12 +185,15 @@ class FakeGate:
         self.holds[admission.mailbox] = Hold(now + verdict.pause, verdict)
         return now + verdict.pause
 
-    async def cleared(self, admission: Admission, *, tried: bool, accepted: int = 0) -> bool:
+    async def cleared(
+        self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
+    ) -> bool:
         if self.bug is not None:
             raise self.bug
         self.out.remove(admission.mailbox)
         self.tried.append(tried)
         self.accepted.append(accepted)
+        self.said.append(said)
         return tried and self.holds.pop(admission.mailbox, None) is not None
 
 

@@ -117,6 +117,24 @@ class WorkerProcess:
             self._news.notify_all()
 
 
+def environment_of(
+    address: BrokerAddress, topology: Topology, mailboxes: Path, directory: Path, settings: Mapping[str, str]
+) -> dict[str, str]:
+    """For a worker or a command in this test's world."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("POSTLANE_")},
+        "POSTLANE_BROKER__URL": address.url,
+        "POSTLANE_BROKER__PREFIX": topology.prefix,
+        "POSTLANE_MAILBOXES__FILE": str(mailboxes),
+        "POSTLANE_WORKER__NAME": f"worker-{uuid.uuid4().hex[:6]}",
+        "POSTLANE_HEALTH__PORT": "0",
+        "POSTLANE_LOG__FORMAT": "json",
+        "POSTLANE_RETRY__FIRST_SECONDS": "1",
+        "POSTLANE_STORE__URL": f"sqlite:///{directory / 'postlane.sqlite3'}",
+        **settings,
+    }
+
+
 @asynccontextmanager
 async def running_worker(
     address: BrokerAddress,
@@ -128,18 +146,7 @@ async def running_worker(
     wait: bool = True,
 ) -> AsyncIterator[WorkerProcess]:
     """Run a worker; it is killed at the end if the test has not stopped it."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("POSTLANE_")},
-        "POSTLANE_BROKER__URL": address.url,
-        "POSTLANE_BROKER__PREFIX": topology.prefix,
-        "POSTLANE_MAILBOXES__FILE": str(mailboxes),
-        "POSTLANE_WORKER__NAME": f"worker-{uuid.uuid4().hex[:6]}",
-        "POSTLANE_HEALTH__PORT": "0",
-        "POSTLANE_LOG__FORMAT": "json",
-        "POSTLANE_RETRY__FIRST_SECONDS": "1",
-        "POSTLANE_STORE__URL": f"sqlite:///{directory / 'postlane.sqlite3'}",
-        **(settings or {}),
-    }
+    environment = environment_of(address, topology, mailboxes, directory, settings or {})
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", "run"),
         env=environment,

@@ -36,7 +36,7 @@ class Cluster:
     @property
     def url(self) -> str:
         """For the setting `store.url`."""
-        return f"postgresql+asyncpg://postlane@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://postlane@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -63,7 +63,7 @@ class Cluster:
 
     def psql(self, statement: str) -> str:
         """What psql prints for a statement."""
-        command = [str(self._programs / "psql"), "-qAt", "-d", self.url.replace("+asyncpg", ""), "-c", statement]
+        command = [str(self._programs / "psql"), "-qAt", "-d", self.url, "-c", statement]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def _call(self, program: str, *arguments: str, check: bool = True) -> int:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -29,14 +29,16 @@ from worker.domain.health import Finding
 from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
+from worker.doubts import look_into
 from worker.events import Event
 from worker.graph import conversation
+from worker.graph.lookup import SentItems
 from worker.graph.transport import GraphTransport
 from worker.oauth.expiry import review
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
-from worker.ports import Observe, Store, StoreDown, Tokens
+from worker.ports import Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
@@ -44,8 +46,7 @@ from worker.smtp.transport import SmtpTransport
 from worker.store.inventory import inventory as inventories
 from worker.store.inventory import migrated
 from worker.store.mailboxes import SqlMailboxes
-from worker.store.memory import MemoryGate
-from worker.store.opening import MEMORY, opened
+from worker.store.opening import MEMORY, Opened, opened
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
@@ -55,6 +56,7 @@ from worker.unusable import Unusable
 T = TypeVar("T")
 
 _DAY = 24 * 3600.0  # seconds
+_MINUTE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def _is_there(url: str) -> bool:
     return url != MEMORY and (file == url or Path(file).expanduser().exists())
 
 
-def _opened(settings: Settings) -> AbstractAsyncContextManager[Store]:
+def _opened(settings: Settings) -> AbstractAsyncContextManager[Opened]:
     store = settings.store
     retention = timedelta(days=store.retention_days)
     return opened(
@@ -192,8 +194,8 @@ async def store(settings: Settings) -> AsyncIterator[Store]:
         Unusable: it is out of reach, or another version's.
     """
     try:
-        async with _opened(settings) as opened_store:
-            yield opened_store
+        async with _opened(settings) as found:
+            yield found.books
     except StoreDown as error:
         raise Unusable(str(error)) from error
 
@@ -252,12 +254,15 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
-        kept = hooks.store(await stack.enter_async_context(_opened(settings)))
+        found = await stack.enter_async_context(_opened(settings))
+        kept = hooks.store(found.books)
         tokens = msal_tokens(settings, observe)
         stack.callback(tokens.close)
         stored = await stack.enter_async_context(_kept(settings))
         directories = Directories(base, stored, keyring(settings), observe)
-        courier = _courier(settings, directories.current, kept, tokens, observe, stack)
+        graph = GraphTransport(tokens, graph_timeouts(settings))
+        stack.push_async_callback(graph.close)
+        courier = _courier(settings, directories.current, replace(found, books=kept), tokens, graph, observe, stack)
         options = ServeOptions(
             worker=settings.worker.name,
             prefetch=settings.broker.prefetch,
@@ -282,6 +287,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
         await stack.enter_async_context(_reviewing(directories, observe))
+        await stack.enter_async_context(_beside(_looking_into_doubts(kept, graph, directories, observe)))
         yield App(worker)
 
 
@@ -377,21 +383,38 @@ async def _reviewing(directories: Directories, observe: Observe) -> AsyncIterato
         task.cancel()
 
 
+async def _looking_into_doubts(
+    kept: Register, graph: GraphTransport, directories: Directories, observe: Observe
+) -> None:
+    """End by themselves the doubts of mailboxes whose Sent Items may be read."""
+    while True:
+        await asyncio.sleep(_MINUTE)
+        known = directories.current.mailboxes
+        readable = {name: each for name, each in known.items() if GraphEndpoint in map(type, each.channels)}
+        if readable:
+            with suppress(StoreDown):
+                await look_into(kept, SentItems(graph), readable, _now(), observe)
+
+
 def _courier(
-    settings: Settings, mailboxes: Directory, kept: Store, tokens: Tokens, observe: Observe, stack: AsyncExitStack
+    settings: Settings,
+    mailboxes: Directory,
+    kept: Opened,
+    tokens: Tokens,
+    graph: GraphTransport,
+    observe: Observe,
+    stack: AsyncExitStack,
 ) -> Courier:
-    smtp = SmtpTransport(tokens, timeouts(settings), observe)
+    smtp = SmtpTransport(tokens, timeouts(settings), observe, kept.permits)
     stack.push_async_callback(smtp.close)
-    graph = GraphTransport(tokens, graph_timeouts(settings))
-    stack.push_async_callback(graph.close)
     wordings = templates(settings)
     stack.push_async_callback(wordings.close)
     return Courier(
         directory=mailboxes,
         rows=catalogue(),
-        ledger=kept,
-        register=kept,
-        gate=MemoryGate(),
+        ledger=kept.books,
+        register=kept.books,
+        gate=kept.gate,
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         templates=wordings,

@@ -20,6 +20,7 @@ from contracts.delivery import DeliveryStatus
 from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import mass, report
+from worker.domain.capacity import beyond
 from worker.domain.carry import pack, unpack
 from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
@@ -45,9 +46,9 @@ from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, S
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
 from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
-from worker.domain.message import OutgoingMessage, compose, sender_of
+from worker.domain.message import OutgoingMessage, compose, message_id_of, sender_of
 from worker.domain.permission import authorise
-from worker.domain.report import Case, due_since
+from worker.domain.report import Case, Trace, due_since
 from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
@@ -221,8 +222,17 @@ class Courier:
                 case Notification() as notification:
                     case = replace(case, notification=notification)
         if doubtful and notification.on_doubt is OnDoubt.HOLD:
-            return puzzle(case, _CRASHED, _open(case))
+            return puzzle(case, _CRASHED, _open(case), self._trace(notification))
         return await self._due(_with_doubts(case) if doubtful else case, handover)
+
+    def _trace(self, notification: Notification) -> Trace | None:
+        """Where a mail would be found that a worker may have sent before it died."""
+        match route(notification, self.directory):
+            case Route() as chosen:
+                sender = sender_of(presented(notification, chosen), chosen.mailbox)
+                return Trace(chosen, message_id_of(notification, sender.spec))
+            case _:
+                return None
 
     async def _by_rule(self, case: Case, event: str) -> Notification | Decision:
         notification = case.notification
@@ -378,6 +388,8 @@ class Courier:
     ) -> Submission:
         """One channel. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
         transport = self.transports[type(mailbox.endpoint)]
+        if (too_much := beyond(mailbox.limits, envelope, message)) is not None:
+            return too_much
         try:
             return await transport.submit(mailbox, envelope, message, handover)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, the mail's fate must be told
@@ -405,7 +417,7 @@ class Courier:
         """Pause the mailbox or clear it; the end of the pause if there is one."""
         mailbox, verdict = admission.mailbox, judgement.pause
         if verdict is None:
-            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted):
+            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted, said=judgement.verdict):
                 self.observe(MailboxResumed(mailbox))
             return None
         until = await self.gate.paused(admission, verdict, now)

@@ -189,6 +189,13 @@ class Overtaken:
 
 
 @dataclass(frozen=True, slots=True)
+class DoubtEnded:
+    """A copy in Sent Items has shown that a mail in doubt was accepted."""
+
+    notification_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoreLost:
     """The store is out of reach; nothing is taken until it is back."""
 
@@ -239,6 +246,7 @@ Event = (
     | ConsumerSilent
     | ReplyFailed
     | Overtaken
+    | DoubtEnded
     | StoreLost
     | Relayed
     | Crashed

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import cache
+from importlib.resources import files
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
@@ -65,9 +67,18 @@ from worker.unusable import Unusable
 _PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
-_OFFICE365 = {"port": 587, "tls": "starttls", "connections": 1}
-# https://learn.microsoft.com/en-us/office365/servicedescriptions/exchange-online-service-description/exchange-online-limits
-_OFFICE365_LIMITS = {"connections": 3, "per_minute": 30, "recipients_per_day": 10_000}
+
+
+@cache
+def presets() -> Mapping[str, Mapping[str, Any]]:
+    """What is known of mail services, by name: keys of a mailbox."""
+    return tomllib.loads(files("worker").joinpath("presets.toml").read_text(encoding="utf-8"))
+
+
+def _preset(name: str) -> str:
+    if name not in presets():
+        raise ValueError(f"is no preset; there are {', '.join(presets())}")
+    return name
 
 
 def _domain(text: str) -> str:
@@ -257,7 +268,7 @@ class _Mailbox(_Table):
     redirect_to: AddressText | None = None
     suppress: bool = False
     limits: _Limits = _Limits()
-    preset: Literal["office365"] | None = None
+    preset: Annotated[str | None, AfterValidator(_preset)] = None
     cloud: CloudName = CloudName.GLOBAL
     host: Annotated[str, AfterValidator(_host)] | None = None
     port: Annotated[int | None, Field(ge=1, le=65535)] = None
@@ -278,13 +289,16 @@ class _Mailbox(_Table):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or value.get("preset") != "office365":
+        name = value.get("preset") if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or not isinstance(name, str) or name not in presets():
             return value
+        known = {"limits": {}, **presets()[name]}
         limits = value.get("limits", {})
-        with_limits = {**_OFFICE365_LIMITS, **limits} if isinstance(limits, Mapping) else limits
-        cloud = value.get("cloud", CloudName.GLOBAL)
-        host = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else "unknown"
-        return {"host": host, **_OFFICE365, **value, "limits": with_limits}
+        with_limits = {**known["limits"], **limits} if isinstance(limits, Mapping) else limits
+        if "cloud" in known:
+            cloud = value.get("cloud", known["cloud"])
+            known["host"] = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else "unknown"
+        return {**known, **value, "limits": with_limits}
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:

@@ -281,17 +281,44 @@ class Gate(Protocol):
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """The attempt showed a fault of the mailbox: rest it, longer each time. Returns the end of the pause."""
 
-    async def cleared(self, admission: Admission, *, tried: bool, accepted: int = 0) -> bool:
+    async def cleared(
+        self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
+    ) -> bool:
         """The attempt showed no fault of the mailbox, or came to nothing at all (`tried` False).
 
         Args:
             admission: what `admit` gave.
             tried: the server was asked to take the mail.
             accepted: recipients that it took the mail for.
+            said: what the server's answer means, if it was no plain yes; one that asks for less lowers the limits.
 
         Returns:
             Whether this ends a pause.
         """
+
+
+class Permits(Protocol):
+    """How many connections to a mailbox's server all workers together may have open."""
+
+    async def acquire(self, mailbox: Mailbox) -> int | None:
+        """Ask before connecting.
+
+        Returns:
+            The permit, to be given back when the connection is closed. None: all are in use.
+        """
+
+    async def release(self, number: int) -> None:
+        """The connection is closed."""
+
+    def wanted(self, mailbox: Mailbox) -> bool:
+        """Whether somebody has lately been refused: an idle connection should be closed."""
+
+
+class Lookup(Protocol):
+    """Whether a mail went out, asked afterwards."""
+
+    async def was_sent(self, mailbox: Mailbox, message_id: str) -> bool | None:
+        """Whether the mailbox holds a sent copy: True is proof, False is none. None: it cannot be told."""
 
 
 class Transport(Protocol):

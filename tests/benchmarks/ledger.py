@@ -49,7 +49,8 @@ async def _cycle(store: Store, number: int) -> None:
 
 
 async def _measured(name: str, url: str, cycles: int, in_flight: int) -> None:
-    async with opened(url) as store:
+    async with opened(url) as found:
+        store = found.books
         await _cycle(store, -1)
         numbers = iter(range(cycles))
 

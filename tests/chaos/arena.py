@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,7 @@ from contracts.delivery import Result
 from contracts.notification import NOTIFICATION_TYPE, Notification
 from contracts.publisher import NotPublished, publisher
 from tests.chaos.mailserver import MailServer
-from tests.chaos.points import WINDOW, Point
+from tests.chaos.points import EXPOSED, WINDOW, Point
 from tests.neighbours import Proxy
 from tests.postgres import Cluster
 from worker.broker import apply as topologies
@@ -32,7 +32,7 @@ from worker.broker.connection import BROKEN, BrokerAddress, open_connection
 from worker.broker.topology import Topology
 from worker.emulator.files import mailboxes_file
 from worker.emulator.run import Emulator, Plan, emulating
-from worker.emulator.world import OFFICE365
+from worker.emulator.scenario import Limits
 from worker.sandbox.rabbitmq import RunningBroker
 
 LEASE = 2.0  # seconds after which a silent worker counts as dead; the product's default is longer
@@ -223,20 +223,21 @@ class Arena:
         files = Counter(_id_of(path) for path in (self.directory / "pickup").glob("*.eml"))
         return taken + files + self.mailserver.accepted
 
-    def noted(self) -> dict[str, Point]:
-        """Which notification a trap sprang at, and where."""
-        return {name: Point[point] for point, name in (line.split() for line in self.noted_lines())}
+    def sprung(self) -> int:
+        """How many traps have sprung."""
+        return sum(not line.startswith(EXPOSED) for line in self._lines())
 
-    def noted_lines(self) -> list[str]:
-        """A line for every trap that sprang."""
+    def cut_in_the_window(self) -> set[str]:
+        """Notifications whose fate a fault has hidden from us."""
+        hidden = {EXPOSED, *(point.name for point in WINDOW)}
+        pairs = (line.split() for line in self._lines())
+        return {name for point, name in pairs if point in hidden} | self.mailserver.cut
+
+    def _lines(self) -> list[str]:
         return self.notes.read_text(encoding="utf-8").splitlines() if self.notes.exists() else []
 
     def trap(self, point: Point, passings: int, number: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
         return {"point": point.name, "passings": passings, "signal": int(number), "notes": str(self.notes)}
-
-    def cut_in_the_window(self) -> set[str]:
-        """Notifications whose fate a fault has hidden from us."""
-        return {name for name, point in self.noted().items() if point in WINDOW} | self.mailserver.cut
 
     def _notification(self, name: str, **fields: Any) -> Notification:
         tenant = TENANTS[int(name.rpartition("-")[2]) % len(TENANTS)]
@@ -314,10 +315,8 @@ async def arena(
     async with AsyncExitStack() as stack:
         topology = await topologies.apply(address, Topology(f"chaos-{name}", lanes=4))
         stack.push_async_callback(_removed, address, topology)
-        profile = replace(OFFICE365, connections=1000)
-        emulator = await stack.enter_async_context(
-            emulating(Plan(directory / "emulator", office365=profile, keep_content=False))
-        )
+        plan = Plan(directory / "emulator", limits=Limits(), keep_content=False)
+        emulator = await stack.enter_async_context(emulating(plan))
         mailserver = MailServer()
         await mailserver.listen()
         stack.push_async_callback(mailserver.close)

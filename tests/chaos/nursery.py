@@ -20,6 +20,7 @@ from typing import Any
 from tests.chaos.points import Point, Trap, TrappedStore
 from worker import bootstrap, settings
 from worker.bootstrap import Hooks
+from worker.cli.run import obey_signals
 from worker.telemetry import logs
 
 try:
@@ -49,7 +50,7 @@ def _hooks(trap: dict[str, Any] | None) -> Hooks:
 
 async def _run(hooks: Hooks) -> None:
     async with bootstrap.running(settings.load(), hooks) as app:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.stop)
+        obey_signals(app)
         await app.run()
 
 

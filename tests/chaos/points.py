@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -35,19 +35,23 @@ class Point(StrEnum):
 WINDOW = frozenset({Point.MARKED, Point.ANSWERED})
 """Where the fate of a mail that is cut off cannot be known."""
 
+EXPOSED = "EXPOSED"
+
 
 @dataclass(slots=True)
 class Trap:
     """Kills or freezes this process at the so-manieth passing of a point, and notes which notification was there.
 
     Attributes:
-        notes: file that outlives us.
+        notes: file that outlives us: where the trap sprang, and who else was in the window by then.
+        exposed: notifications between the mark and the record, or on their way there.
     """
 
     point: Point
     passings: int
     number: signal.Signals
     notes: str
+    exposed: set[str] = field(default_factory=set)
 
     def __call__(self, point: Point, notification_id: str) -> None:
         if point is not self.point:
@@ -55,8 +59,9 @@ class Trap:
         self.passings -= 1
         if self.passings:
             return
+        lines = [f"{point.name} {notification_id}", *(f"{EXPOSED} {name}" for name in self.exposed - {notification_id})]
         notes = os.open(self.notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(notes, f"{point.name} {notification_id}\n".encode())
+        os.write(notes, "".join(f"{line}\n" for line in lines).encode())
         os.close(notes)
         os.kill(os.getpid(), self.number)
 
@@ -76,6 +81,7 @@ class TrappedStore:
 
     async def handing_over(self, claimed: Claimed) -> bool:
         self._trap(Point.MARKING, claimed.key.notification_id)
+        self._trap.exposed.add(claimed.key.notification_id)  # marks are written by the dozen: others may be first
         ours: bool = await self._store.handing_over(claimed)
         if ours:
             self._trap(Point.MARKED, claimed.key.notification_id)
@@ -84,6 +90,7 @@ class TrappedStore:
     async def settle(self, claimed: Claimed, settlement: Settlement) -> tuple[Result, ...] | None:
         self._trap(Point.ANSWERED, claimed.key.notification_id)
         results: tuple[Result, ...] | None = await self._store.settle(claimed, settlement)
+        self._trap.exposed.discard(claimed.key.notification_id)
         self._trap(Point.SETTLED, claimed.key.notification_id)
         return results
 

@@ -62,8 +62,8 @@ async def killed_at_random(arena: Arena, count: int) -> Reckoning:
     await arena.nursery.keep(arena.workers)
     last = time.monotonic()
     for _ in range(count):
-        await arena.publish(_PER_FAULT)
-        await asyncio.sleep(dice.uniform(0.0, 0.25))
+        await arena.publish(_PER_FAULT * 4)
+        await asyncio.sleep(dice.uniform(0.0, 0.1))
         await arena.nursery.keep(1)
         arena.nursery.kill(dice.choice(tuple(arena.nursery.children.values())))
         last = time.monotonic()
@@ -85,7 +85,7 @@ def frozen_at(point: Point) -> Callable[[Arena, int], Awaitable[Reckoning]]:
         for _ in range(count):
             await arena.nursery.keep(2)
             (trapped,) = (child for child in arena.nursery.children.values() if child.trap is not None)
-            while len(arena.noted_lines()) <= frozen:
+            while arena.sprung() <= frozen:
                 await arena.publish(_PER_FAULT)
                 await asyncio.sleep(0.05)
             frozen += 1
@@ -236,7 +236,7 @@ async def stopped_twice(arena: Arena, count: int) -> Reckoning:
         await arena.publish(_TRAFFIC // 2)
         child = next(iter(arena.nursery.children.values()))
         arena.nursery.kill(child, signal.SIGTERM)
-        arena.nursery.kill(child, signal.SIGKILL)
+        arena.nursery.kill(child, signal.SIGTERM)
         await child.ended.wait()
         last = time.monotonic()
     await arena.quiet()

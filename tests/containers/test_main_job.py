@@ -94,10 +94,11 @@ async def test_worker_killed_in_the_middle_loses_nothing(
         await asyncio.to_thread(doomed.kill)
         assert len(inbox.results) < MANY
         await inbox.until(lambda results: {it.notification_id for it in results if it.final} >= wanted.keys())
-    finals = [result for result in inbox.results if result.final]
-    assert {result.status for result in finals} == {DeliveryStatus.ACCEPTED}
-    assert {result.notification_id for result in finals} == wanted.keys()
-    mails = [mail for mail in emulator_container.accepted() if mail["notification_id"] in wanted]
-    assert {mail["notification_id"] for mail in mails} == wanted.keys()
-    # Twice goes only what the killed one had sent and not yet reported.
-    assert len(mails) - MANY <= PREFETCH * LANES
+    finals = list({result.event_id: result for result in inbox.results if result.final}.values())
+    assert sorted(str(result.notification_id) for result in finals) == sorted(wanted)
+    told = {status: {it.notification_id for it in finals if it.status is status} for status in DeliveryStatus}
+    accepted, in_doubt = told[DeliveryStatus.ACCEPTED], told[DeliveryStatus.IN_DOUBT]
+    assert accepted | in_doubt == wanted.keys()
+    mails = [mail["notification_id"] for mail in emulator_container.accepted() if mail["notification_id"] in wanted]
+    assert len(mails) == len(set(mails)), "both workers have one store: nothing goes twice"
+    assert accepted <= set(mails)

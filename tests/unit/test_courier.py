@@ -339,6 +339,15 @@ async def test_crash_after_the_mark_is_a_doubt_that_a_person_ends(house: House) 
     assert house.transport.sent == []
 
 
+async def test_doubt_after_a_crash_says_in_which_mailbox_to_look_for_which_message_id(house: House) -> None:
+    await crashed(house)
+    result = only(await house.deliver())
+    assert result.mailbox is not None
+    assert result.mailbox.name == "platform"
+    house.ledger.pages.clear()
+    assert result.message_id == only(await house.deliver()).message_id
+
+
 async def test_crash_after_the_mark_is_sent_again_if_a_second_copy_does_no_harm(house: House) -> None:
     await crashed(house, on_doubt="resend")
     result = only(await house.deliver(on_doubt="resend"))

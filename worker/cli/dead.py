@@ -306,7 +306,8 @@ def _fields(letter: Letter) -> dict[str, Any]:
         document = json.loads(letter.body)
     except (ValueError, RecursionError):
         document = {}
-    inner = document.get("data", document) if isinstance(document, dict) else {}
+    wrapped = isinstance(document, dict) and "specversion" in document  # a CloudEvent
+    inner = document.get("data") if wrapped else document
     found = inner if isinstance(inner, dict) else {}
     return {"id": found.get("id") or letter.properties.message_id, "tenant": found.get("tenant")}
 

@@ -30,10 +30,15 @@ async def _run(settings: Settings) -> None:
     from worker.bootstrap import running
 
     async with running(settings) as app:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, app, number)
+        obey_signals(app)
         await app.run()
+
+
+def obey_signals(app: App) -> None:
+    """Drain at the first SIGTERM or Ctrl-C, end at once at the second."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, app, number)
 
 
 def _stop(app: App, number: int) -> None:

@@ -13,7 +13,7 @@ from contracts.notification import Notification, Priority
 from worker.domain import mass, report, retry
 from worker.domain.delivery import Key, Outcome, Progress, give_up, overall, with_doubt
 from worker.domain.judgement import Judgement
-from worker.domain.report import Case, due_since
+from worker.domain.report import Case, Trace, due_since
 from worker.domain.restraint import barred_verdict
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route
@@ -153,11 +153,11 @@ def suppress(case: Case, chosen: Route, tried: Sequence[AddrSpec]) -> Decision:
     return _ended(report.suppressed(case, chosen, _unsent(case, tried)), case.progress)
 
 
-def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec]) -> Decision:
-    """Something went wrong that leaves open who has the mail: say so instead of guessing."""
+def puzzle(case: Case, refusal: Refusal, tried: Sequence[AddrSpec], trace: Trace | None = None) -> Decision:
+    """Something went wrong that leaves open who has the mail: say so instead of guessing, and where to look."""
     unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, refusal.kind) for rcpt in tried}
     outcomes = {**case.progress.settled, **unknown}
-    return _ended(report.refused(case, refusal, outcomes, DeliveryStatus.IN_DOUBT), case.progress)
+    return _ended(report.refused(case, refusal, outcomes, DeliveryStatus.IN_DOUBT, trace), case.progress)
 
 
 def expand(case: Case) -> Decision:

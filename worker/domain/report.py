@@ -35,6 +35,14 @@ class Case:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Where a mail of which nobody knows whether it was sent would be found."""
+
+    route: Route
+    message_id: str
+
+
 def malformed(found: Malformed, body: bytes, properties: Properties, now: datetime) -> Result:
     """The answer to a message that is no notification."""
     listed = "; ".join(f"{item.field} {item.problem}" for item in found.problems)
@@ -190,6 +198,7 @@ def refused(
     refusal: Refusal,
     outcomes: Mapping[AddrSpec, Outcome] = _NOBODY,
     nobody: DeliveryStatus = DeliveryStatus.REJECTED,
+    trace: Trace | None = None,
 ) -> Result:
     """The answer to a notification that is not to be sent, or no further.
 
@@ -198,9 +207,16 @@ def refused(
         refusal: why.
         outcomes: of all recipients, if some have the mail already or may have it; else empty.
         nobody: the status if nothing is known of anybody.
+        trace: where to look for a mail that may have been sent.
     """
-    status = overall(outcomes) if outcomes else nobody
-    return _result(case, status, outcomes=outcomes, reason=_because(refusal))
+    return _result(
+        case,
+        overall(outcomes) if outcomes else nobody,
+        route=trace.route if trace else None,
+        outcomes=outcomes,
+        reason=_because(refusal),
+        message_id=trace.message_id if trace else None,
+    )
 
 
 def expanded(case: Case, parts: int, last_id: str) -> Result:

@@ -14,7 +14,7 @@ from worker.smtp.session import Session
 
 _LINE_PER_CONNECTION = 2
 
-Unopened = Refused | TokenRefused | Broken
+Unopened = Refused | TokenRefused | Broken | Busy
 Open = Callable[[], Awaitable[Session | Unopened]]
 
 
@@ -27,24 +27,28 @@ class _Idle:
 class Pool:
     """At most `limits.connections` sessions, the most recently used one first, idle ones closed by themselves."""
 
-    def __init__(self, open_session: Open, limits: SessionLimits, patience: float) -> None:
+    def __init__(
+        self, open_session: Open, limits: SessionLimits, patience: float, wanted: Callable[[], bool] = lambda: False
+    ) -> None:
         """Make an empty pool.
 
         Args:
             open_session: opens and authenticates a session.
             limits: of this mailbox.
             patience: seconds that a mail may wait for a session before it goes back to the broker.
+            wanted: whether another worker waits for one of our connections to be closed.
         """
         self._open = open_session
         self._limits = limits
         self._patience = patience
+        self._wanted = wanted
         self._permits = asyncio.Semaphore(limits.connections)
         self._waiting = 0
         self._leaving: set[asyncio.Task[None]] = set()
         self._idle: deque[_Idle] = deque()
 
     @asynccontextmanager
-    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session | Unopened | Busy]:
+    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session | Unopened]:
         """Lend a session, an idle one if there is one and `fresh` does not forbid it."""
         if not await self._permitted():
             yield Busy()
@@ -93,7 +97,7 @@ class Pool:
     def _take_back(self, session: Session) -> None:
         seconds = self._limits.idle.total_seconds()
         idle = _Idle(session, asyncio.get_running_loop().call_later(seconds, self._expire, session))
-        if session.reusable(self._limits):
+        if session.reusable(self._limits) and not self._wanted():
             self._idle.append(idle)
         else:
             self._retire(idle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from contracts.address import AddrSpec
 from worker.domain.delivery import Accepted, Broken, Fault, Fenced, Refused, Stage
@@ -19,13 +19,23 @@ _GO_AHEAD = 354
 _GOODBYE = 2.0  # seconds
 _GROUP = 100  # recipients sent before their replies are read, so that neither side's buffers fill up
 
+Closed = Callable[[], Awaitable[None]]
+
 Transaction = Accepted | Refused | Broken | Fenced
 
 
 class Session:
     """A connection that mails can be submitted over."""
 
-    def __init__(self, connection: Connection, timeouts: Timeouts) -> None:
+    def __init__(self, connection: Connection, timeouts: Timeouts, closed: Closed | None = None) -> None:
+        """Nothing was submitted yet.
+
+        Args:
+            connection: logged in.
+            timeouts: of its dialogue.
+            closed: called when it is closed.
+        """
+        self._closed = closed
         self._connection = connection
         self._dialogue = connection.dialogue
         self._timeouts = timeouts
@@ -75,7 +85,11 @@ class Session:
 
     async def close(self) -> None:
         """QUIT, and wait a moment for the answer."""
-        await self._dialogue.quit(_GOODBYE)
+        try:
+            await self._dialogue.quit(_GOODBYE)
+        finally:
+            if self._closed is not None:
+                await self._closed()
 
     async def _reset(self) -> None:
         """Make the server forget the refused transaction; a server that cannot is left alone."""

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import cast
 
-from worker.domain.delivery import Broken, Fault, Refused, Stage, Submission, TokenRefused
+from worker.domain.delivery import Broken, Busy, Fault, Refused, Stage, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Mailbox, NoLogin, OAuth, Password, SmtpEndpoint
+from worker.domain.mailbox import Limits, Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
-from worker.ports import HandingOver, Observe, Token, Tokens
+from worker.ports import HandingOver, Observe, Permits, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
-from worker.smtp.pool import Pool
+from worker.smtp.pool import Open, Pool, Unopened
 from worker.smtp.sasl import Login, Mechanism, Plain, Xoauth2
-from worker.smtp.session import Session
+from worker.smtp.session import Closed, Session
 
 _BAD_TOKEN = {535, 501}  # 501 5.5.127: High Volume Email finds that the token ends too soon
 _PATIENCE = 2.0  # seconds
+_LOOKS = 8  # for a permit, within the patience
+_IDLE = timedelta(seconds=5)  # that a session keeps a permit without work: others may want it
 
 
 class SmtpTransport:
     """Submits over pooled sessions."""
 
-    def __init__(self, tokens: Tokens, timeouts: Timeouts, observe: Observe) -> None:
+    def __init__(self, tokens: Tokens, timeouts: Timeouts, observe: Observe, permits: Permits | None = None) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            tokens: for mailboxes that log in with them.
+            timeouts: of SMTP.
+            observe: told of every session that was opened.
+            permits: asked before each connection; None: our own pools count alone.
+        """
+        self._permits = permits
         self._tokens = tokens
         self._timeouts = timeouts
         self._observe = observe
-        self._pools: dict[str, tuple[SmtpEndpoint, Pool]] = {}
+        self._pools: dict[str, tuple[tuple[SmtpEndpoint, Limits], Pool]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def submit(
@@ -60,42 +74,74 @@ class SmtpTransport:
         """The mailbox's sessions; those of a server, a login or limits that it had before are closed."""
         endpoint = cast("SmtpEndpoint", mailbox.endpoint)
         known = self._pools.get(mailbox.name)
-        if known is not None and known[0] == endpoint:
+        if known is not None and known[0] == (endpoint, mailbox.limits):
             return known[1]
         if known is not None:
             leaving = asyncio.create_task(known[1].close())
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
-        pool = Pool(partial(self.open, mailbox.name, endpoint), endpoint.limits, _PATIENCE)
-        self._pools[mailbox.name] = endpoint, pool
+        pool = self._new_pool(mailbox, endpoint)
+        self._pools[mailbox.name] = (endpoint, mailbox.limits), pool
         return pool
 
-    async def open(self, name: str, endpoint: SmtpEndpoint) -> Session | Refused | TokenRefused | Broken:
+    def _new_pool(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Pool:
+        limits: SessionLimits = endpoint.limits
+        wanted: Callable[[], bool] = _nobody
+        opening: Open = partial(self.open, mailbox.name, endpoint)
+        if self._permits is not None and mailbox.limits.connections is not None:
+            limits = replace(limits, idle=min(limits.idle, _IDLE))
+            opening, wanted = partial(self._permitted, mailbox, endpoint), partial(self._permits.wanted, mailbox)
+        return Pool(opening, limits, _PATIENCE, wanted)
+
+    async def _permitted(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Session | Unopened:
+        """Open a session with a permit that it holds from before it connects until after its QUIT."""
+        assert self._permits is not None, "asked only where they are counted"  # noqa: S101 - for the type checker
+        permit = await self._permits.acquire(mailbox)
+        for _ in range(_LOOKS):
+            if permit is not None:
+                break
+            await asyncio.sleep(_PATIENCE / _LOOKS)
+            permit = await self._permits.acquire(mailbox)
+        if permit is None:
+            return Busy()
+        release = partial(self._permits.release, permit)
+        try:
+            session = await self.open(mailbox.name, endpoint, release)
+        except BaseException:
+            await release()
+            raise
+        if not isinstance(session, Session):
+            await release()
+        return session
+
+    async def open(
+        self, name: str, endpoint: SmtpEndpoint, closed: Closed | None = None
+    ) -> Session | Refused | TokenRefused | Broken:
         """Connect and log in. A password is tried once; a token from the cache may be replaced by a new one once."""
         match endpoint.credentials:
             case NoLogin():
-                return await self._opened(name, endpoint, None)
+                return await self._opened(name, endpoint, None, closed)
             case Password() as password:
-                return await self._opened(name, endpoint, password)
+                return await self._opened(name, endpoint, password, closed)
             case OAuth() as client:
-                return await self._with_token(name, endpoint, client)
+                return await self._with_token(name, endpoint, client, closed)
 
     async def _with_token(
-        self, name: str, endpoint: SmtpEndpoint, client: OAuth
+        self, name: str, endpoint: SmtpEndpoint, client: OAuth, closed: Closed | None
     ) -> Session | Refused | TokenRefused | Broken:
         token = await self._tokens.token(name, client)
         if not isinstance(token, Token):
             return token
-        opened = await self._opened(name, endpoint, Xoauth2(client.username, token.value))
+        opened = await self._opened(name, endpoint, Xoauth2(client.username, token.value), closed)
         if token.fresh or not _refuses_token(opened):
             return opened
         token = await self._tokens.token(name, client, rejected=token)
         if not isinstance(token, Token):
             return token
-        return await self._opened(name, endpoint, Xoauth2(client.username, token.value))
+        return await self._opened(name, endpoint, Xoauth2(client.username, token.value), closed)
 
     async def _opened(
-        self, name: str, endpoint: SmtpEndpoint, login: Mechanism | Password | None
+        self, name: str, endpoint: SmtpEndpoint, login: Mechanism | Password | None, closed: Closed | None
     ) -> Session | Refused | Broken:
         started = time.monotonic()
         connection = await connect(endpoint, self._timeouts)
@@ -108,7 +154,11 @@ class SmtpTransport:
                 return reply
         used = mechanism.name.lower() if mechanism else "none"
         self._observe(SessionOpened(name, connection.tls, used, time.monotonic() - started))
-        return Session(connection, self._timeouts)
+        return Session(connection, self._timeouts, closed)
+
+
+def _nobody() -> bool:
+    return False
 
 
 def password_mechanism(login: Password, connection: Connection) -> Mechanism:

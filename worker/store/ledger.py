@@ -7,9 +7,6 @@ operation decide in turn, and writes what has changed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,6 +33,7 @@ from worker.store import page as pages
 from worker.store import record
 from worker.store.batch import Batches
 from worker.store.database import Conflict, ConnectionLost, Database
+from worker.store.life import Life
 from worker.store.page import Due, Page, Stage, Standpoint
 from worker.store.schema import audit, database_now, notification, worker
 
@@ -77,43 +75,33 @@ class _Operation:
 class SqlLedger:
     """The ports `Ledger`, `Outbox` and `Register`."""
 
-    def __init__(self, database: Database, name: str, lease: float, retention: timedelta) -> None:
+    def __init__(self, database: Database, life: Life, retention: timedelta) -> None:
         """Touch nothing yet.
 
         Args:
             database: where.
-            name: of this worker, for people.
-            lease: seconds after which a worker that has said nothing is taken for dead.
+            life: of this worker.
             retention: how long finished notifications are remembered.
         """
         self._database = database
-        self._me = uuid.uuid4().hex
-        self._name = name
-        self._lease = lease
+        self._life = life
+        self._me = life.me
         self._retention = retention
         self._batches = Batches(self._carry_out)
         self._held: dict[Key, int] = {}
-        self._renewed = float("-inf")
-        self._alive = False
         self._chores: list[asyncio.Task[None]] = []
         dialect = sqlite if database.sqlite else postgresql
         self._insert = dialect.insert(notification).on_conflict_do_nothing().returning(
             notification.c.tenant, notification.c.id
         )  # fmt: skip
-        alive = dialect.insert(worker).values(instance=self._me, name=name[:100], seen_at=database_now())
-        self._renew = alive.on_conflict_do_update(index_elements=["instance"], set_={"seen_at": database_now()})
         self._select = _by_keys(sqlite=database.sqlite)
 
     async def close(self) -> None:
-        """Write what is left to be written, and die in an orderly way: what is still claimed is anybody's at once."""
+        """Write what is left to be written."""
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._batches.close()
-        if self._alive:
-            with contextlib.suppress(StoreDown):  # then it dies by its lease
-                await self._database.run(lambda each: each.execute(delete(worker).where(worker.c.instance == self._me)))
-        await self._database.close()
 
     # Ledger
 
@@ -165,7 +153,7 @@ class SqlLedger:
     async def ready(self) -> None:
         """Return if the store answers and lets us write."""
         self._live()
-        self._renewed = float("-inf")
+        self._life.due()
         await self._do(None, lambda _page, _view: (True, None))
 
     async def published(self, key: Key, results: Sequence[Result], *, disposed: bool) -> None:
@@ -184,7 +172,7 @@ class SqlLedger:
     async def unpublished(self) -> Sequence[Unpublished]:
         """Take what its publisher has left behind."""
         row = notification.c
-        dead = row.publisher.not_in(select(worker.c.instance).where(worker.c.seen_at > self._deadline()))
+        dead = row.publisher.not_in(select(worker.c.instance).where(worker.c.seen_at > self._life.deadline()))
         left = (
             select(row.tenant, row.id, row.pending)
             .where(row.due_at.is_not(None), or_(row.due_at <= database_now(), dead))
@@ -201,7 +189,7 @@ class SqlLedger:
         def take(connection: Connection) -> Sequence[Any]:
             found = connection.execute(left).all()
             if found:
-                self._say_alive(connection)
+                self._life.say(connection)
                 connection.execute(lease, [{"of_tenant": item.tenant, "of_id": item.id} for item in found])
             return found
 
@@ -314,8 +302,7 @@ class SqlLedger:
         operation.answer.set_result(answer)
 
     def _transacted(self, group: Sequence[_Operation], connection: Connection) -> list[tuple[_Operation, Any]]:
-        if time.monotonic() - self._renewed > self._lease / 5:
-            self._say_alive(connection)
+        self._life.keep(connection)
         new = _perhaps_unseen(group)
         seen = self._insert_unseen(connection, new)
         before = self._lock(connection, group, seen)
@@ -368,7 +355,7 @@ class SqlLedger:
         alive: set[str] = set()
         if others:
             wanted = select(worker.c.instance).where(
-                worker.c.instance.in_(others), worker.c.seen_at > self._deadline()
+                worker.c.instance.in_(others), worker.c.seen_at > self._life.deadline()
             )  # fmt: skip
             alive = set(connection.scalars(wanted))
 
@@ -400,16 +387,7 @@ class SqlLedger:
         if gone:
             connection.execute(_DELETE, gone)
 
-    # being alive
-
-    def _deadline(self) -> Any:
-        """Who has said nothing since is dead."""
-        return database_now() - int(self._lease * _SECOND)
-
-    def _say_alive(self, connection: Connection) -> None:
-        begun = time.monotonic()
-        connection.execute(self._renew)
-        self._renewed, self._alive = begun, True
+    # chores
 
     def _live(self) -> None:
         if not self._chores:
@@ -417,7 +395,7 @@ class SqlLedger:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(self._lease / 4)
+            await asyncio.sleep(self._life.lease / 4)
             try:
                 await self._do(None, lambda _page, _view: (True, None))
             except StoreDown:

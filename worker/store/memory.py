@@ -223,9 +223,11 @@ class MemoryGate:
         self._resting[admission.mailbox] = _Rest(until, verdict, epoch)
         return until
 
-    async def cleared(self, admission: Admission, *, tried: bool, accepted: int = 0) -> bool:
+    async def cleared(
+        self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
+    ) -> bool:
         """End the pause if this was its probe, or give the probe back if it came to nothing."""
-        del accepted
+        del accepted, said
         if not self._current(admission):
             return False
         if tried:
@@ -238,3 +240,20 @@ class MemoryGate:
         """Whether it is the probe of the pause that lasts."""
         rest = self._resting.get(admission.mailbox)
         return rest is not None and admission.probe and admission.epoch == rest.epoch
+
+
+class NoPermits:
+    """The port `Permits` for a worker that shares its mailboxes with nobody: its own pools count."""
+
+    async def acquire(self, mailbox: Mailbox) -> int | None:
+        """Always."""
+        del mailbox
+        return 0
+
+    async def release(self, number: int) -> None:
+        """There is nothing to give back."""
+
+    def wanted(self, mailbox: Mailbox) -> bool:
+        """Never."""
+        del mailbox
+        return False

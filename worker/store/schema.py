@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-REVISION = "mailboxes1"
+REVISION = "0003"
 """The newest migration: what this program works with."""
 
 metadata = MetaData()
@@ -105,6 +117,71 @@ mailbox_change = Table(
     Column("number", BigInteger, nullable=False),
 )
 """One row: its number grows with every change of the three tables above, which is all that workers look at."""
+
+
+_number = BigInteger().with_variant(Integer, "sqlite")
+
+mailbox = Table(
+    "mailbox",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("paused_until", BigInteger),
+    Column("verdict", Text),
+    Column("probing_until", BigInteger),
+    Column("factor", Float, nullable=False),
+    Column("throttled_at", BigInteger, nullable=False),
+    Column("wanted_at", BigInteger, nullable=False),
+    Index("mailbox_wanted", "wanted_at"),
+)
+"""A mailbox that has rested, or whose limits are counted; it has no row before that. `wanted_at` is when somebody last
+found all its connections in use."""
+
+Index("mailbox_paused", mailbox.c.paused_until, postgresql_where=mailbox.c.paused_until.is_not(None),
+      sqlite_where=mailbox.c.paused_until.is_not(None))  # fmt: skip
+
+ticket = Table(
+    "ticket",
+    metadata,
+    Column("number", _number, primary_key=True),
+    Column("mailbox", String(200), nullable=False),
+    Column("owner", String(32), nullable=False),
+    Column("recipients", Integer, nullable=False),
+    Column("external", Integer, nullable=False),
+    Column("organisation", String(255), nullable=False),
+    Column("ended_at", BigInteger),
+    Index("ticket_mailbox", "mailbox", "ended_at"),
+)
+"""A mail in the window of a mailbox whose limits are counted: in flight, or ended not long ago."""
+
+line = Table(
+    "line",
+    metadata,
+    Column("mailbox", String(200), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("urgent", Boolean, primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    Column("again", BigInteger, nullable=False),
+)
+
+day = Table(
+    "day",
+    metadata,
+    Column("counter", String(300), primary_key=True),
+    Column("beginning", BigInteger, primary_key=True),
+    Column("recipients", Integer, nullable=False),
+)
+"""Recipients of the last 24 hours, in buckets of some minutes: of a mailbox, or outside a whole organisation."""
+
+permit = Table(
+    "permit",
+    metadata,
+    Column("number", _number, primary_key=True),
+    Column("mailbox", String(200), nullable=False),
+    Column("owner", String(32), nullable=False),
+    Index("permit_mailbox", "mailbox"),
+)
+"""A connection that somebody has open, or is opening or closing. It is worth what its owner's life is worth."""
 
 
 class database_now(GenericFunction[int]):  # noqa: N801 - it is written like an SQL function

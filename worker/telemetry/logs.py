@@ -24,6 +24,7 @@ from worker.events import (
     ConsumerSilent,
     Crashed,
     CredentialEnds,
+    DoubtEnded,
     Draining,
     Event,
     MailboxesChanged,
@@ -162,6 +163,8 @@ class LogEvents:
                 log.warning("reply_to not served", notification_id=notification_id, problem=problem)
             case Overtaken(notification_id, status):
                 log.warning("taken for dead while sending", notification_id=notification_id, status=status)
+            case DoubtEnded(notification_id):
+                log.info("doubt ended", notification_id=notification_id, status="accepted")
             case StoreLost(problem, retry_in):
                 log.warning("store lost", problem=problem, retry_in=round(retry_in, 1))
             case Relayed(notification_id, status):

@@ -34,7 +34,7 @@ from worker.domain.mailbox import (
     Tenant,
     Tls,
 )
-from worker.mailbox_file import MailboxFileError, load
+from worker.mailbox_file import MailboxFileError, load, presets
 
 BAD = sorted((Path(__file__).parent / "bad").glob("*.toml"))
 SECRET = "S3CRET"
@@ -537,3 +537,21 @@ def test_person_asks_for_a_persons_permission(written: Callable[[str], Path]) ->
     assert oauth_of(smtp).username == "jana@contoso.com"
     assert isinstance(by_graph, GraphEndpoint)
     assert by_graph.credentials.scope == "https://graph.microsoft.com/Mail.Send"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_makes_a_mailbox(written: Callable[[str], Path], name: str) -> None:
+    host = "" if presets()[name].get("host") or "cloud" in presets()[name] else 'host = "smtp.contoso.com"\n'
+    found = load(written(f'{MAILBOX}preset = "{name}"\n{host}'), {}).mailboxes["portal"]
+    assert isinstance(found.endpoint, SmtpEndpoint)
+    assert found.endpoint.tls is Tls.STARTTLS
+    expected = presets()[name].get("limits", {})
+    assert {key: getattr(found.limits, key) for key in expected} == expected
+
+
+def test_every_number_of_a_preset_gives_way_to_what_is_written(written: Callable[[str], Path]) -> None:
+    lines = 'preset = "acs"\nport = 2525\nlimits = { per_minute = 500 }\n'
+    found = load(written(f"{MAILBOX}{lines}"), {}).mailboxes["portal"]
+    assert isinstance(found.endpoint, SmtpEndpoint)
+    assert (found.endpoint.host, found.endpoint.port) == ("smtp.azurecomm.net", 2525)
+    assert (found.limits.per_minute, found.limits.recipients_per_message) == (500, 50)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.postgres import Cluster, PostgresMissing
-from tests.postgres import postgres as postgresql
-from worker.ports import Store
+from tests.postgres import Cluster
+from worker.ports import Gate, Store
 from worker.store.ledger import SqlLedger
-from worker.store.opening import opened
+from worker.store.opening import Opened, opened
 
 
 @dataclass
@@ -29,13 +27,20 @@ class Backend:
     url: str
     stack: AsyncExitStack
     opened: list[Store] = field(default_factory=list)
+    all: list[Opened] = field(default_factory=list)
 
     async def worker(self, **options: Any) -> Store:
         """A worker with a store of its own on the same data; in memory there is only one."""
         if self.kind == "memory" and self.opened:
             return self.opened[0]
-        self.opened.append(await self.stack.enter_async_context(opened(self.url, **options)))
+        self.all.append(await self.stack.enter_async_context(opened(self.url, **options)))
+        self.opened.append(self.all[-1].books)
         return self.opened[-1]
+
+    async def gate(self, **options: Any) -> Gate:
+        """The gate of a worker with a store of its own."""
+        await self.worker(**options)
+        return self.all[-1].gate
 
     async def sql(self, statement: str, **values: object) -> list[Any]:
         """Have a statement carried out behind the workers' backs."""
@@ -53,24 +58,12 @@ class Backend:
         for chore in store._chores:
             chore.cancel()
         await asyncio.gather(*store._chores, return_exceptions=True)
-        await self.sql("UPDATE worker SET seen_at = 0 WHERE instance = :me", me=store._me)
+        await self.sql("UPDATE worker SET seen_at = 0 WHERE instance = :me", me=store._life.me)
 
     async def wake_up(self, store: Store) -> None:
         """It goes on where it was, and does not know how long it was away; its clock tells it to say that it lives."""
         assert isinstance(store, SqlLedger)
-        store._renewed = float("-inf")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """A PostgreSQL of our own."""
-    try:
-        with postgresql() as running:
-            yield running
-    except PostgresMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
+        store._life.due()
 
 
 def address(cluster: Cluster, name: str) -> str:

@@ -43,7 +43,8 @@ def mortal() -> Iterator[Cluster]:
 
 
 async def test_settlement_waits_until_a_killed_database_is_back(mortal: Cluster) -> None:
-    async with opened(mortal.url) as store:
+    async with opened(mortal.url) as found:
+        store = found.books
         claim = await claimed(store)
         assert await store.handing_over(claim)
         mortal.kill()
@@ -57,7 +58,8 @@ async def test_settlement_waits_until_a_killed_database_is_back(mortal: Cluster)
 
 
 async def test_old_connections_to_a_restarted_database_fail_nobody(mortal: Cluster) -> None:
-    async with opened(mortal.url) as store:
+    async with opened(mortal.url) as found:
+        store = found.books
         claim = await claimed(store)
         mortal.kill()
         mortal.start()
@@ -65,7 +67,8 @@ async def test_old_connections_to_a_restarted_database_fail_nobody(mortal: Clust
 
 
 async def test_confirmations_wait_for_a_killed_database_too(mortal: Cluster) -> None:
-    async with opened(mortal.url) as store:
+    async with opened(mortal.url) as found:
+        store = found.books
         await in_state(store, "finished")
         mortal.kill()
         await store.published(KEY, (DEFERRED, ACCEPTED), disposed=True)
@@ -85,7 +88,8 @@ async def patiently(store: Store) -> object:
 
 
 async def test_cancelled_settlement_is_given_up(mortal: Cluster) -> None:
-    async with opened(mortal.url) as store:
+    async with opened(mortal.url) as found:
+        store = found.books
         claim = await claimed(store)
         mortal.kill()
         settling = asyncio.create_task(store.settle(claim, Settlement(FURTHER, (ACCEPTED,))))
@@ -114,16 +118,16 @@ async def test_cancelled_settlement_is_given_up(mortal: Cluster) -> None:
 )
 async def test_store_that_cannot_be_used_says_why_and_no_password(url: str, said: str) -> None:
     with pytest.raises((StoreDown, Unusable)) as caught:
-        async with opened(url) as store:
-            await store.ready()
+        async with opened(url) as found:
+            await found.books.ready()
     assert said in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
 async def test_database_that_is_missing_is_named(postgres: Cluster) -> None:
-    async with opened(address(postgres, "nothing_here")) as store:
+    async with opened(address(postgres, "nothing_here")) as found:
         with pytest.raises(StoreDown, match="there is no such database; make it with createdb"):
-            await store.ready()
+            await found.books.ready()
 
 
 async def test_full_disk_stops_claims_with_clear_words_and_settles_when_there_is_room(tmp_path: Path) -> None:
@@ -153,7 +157,8 @@ async def claim_many(store: Store, name: str) -> None:
 
 async def test_file_locked_by_somebody_else_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite3"
-    async with opened(f"sqlite:///{path}") as store:
+    async with opened(f"sqlite:///{path}") as found:
+        store = found.books
         await store.ready()
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")

@@ -1,0 +1,519 @@
+"""The gate in SQL: pauses and limits of mailboxes, as all workers together keep them.
+
+What a mailbox without limits needs, whether it rests, is looked at every second for all of them. A mailbox with limits
+has a row that is locked for each decision (`worker.domain.pacing` makes it), so that they hold whoever sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from contracts.notification import Priority
+from worker.domain import pacing
+from worker.domain.mailbox import Limits, Mailbox
+from worker.domain.pacing import Go, Line, Pace, Request, Used
+from worker.domain.verdict import Action, Scope, Verdict
+from worker.ports import Admission, Demand, Hold, Paced, StoreDown
+from worker.store import record
+from worker.store.database import Conflict, Database
+from worker.store.life import Life
+from worker.store.schema import database_now, day, line, mailbox, permit, ticket
+
+_SECOND = 1_000_000  # microseconds
+_LONGEST_PAUSE = timedelta(hours=1)
+_PROBE = timedelta(seconds=60)  # a probe that has not come back by then is given up
+_LOOK_AGAIN = timedelta(seconds=5)
+_STORE_BACK = timedelta(seconds=5)
+_LOOK_EVERY = 1.0  # seconds until a pause that another worker began is known here
+_IN_PLACE = 1.5  # seconds that a mail waits here rather than in the broker
+_WANTED = 3 * _SECOND
+_TRIES = 5
+_RETRY_EVERY = 2.0  # seconds
+
+T = TypeVar("T")
+_verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """A customer of Exchange Online, whose mailboxes share a limit.
+
+    Attributes:
+        external_per_day: recipients outside of it, in any 24 hours.
+    """
+
+    name: str
+    external_per_day: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    until: datetime
+    verdict: Verdict
+
+
+class SqlGate:
+    """The ports `Gate` and `Permits`."""
+
+    def __init__(
+        self,
+        database: Database,
+        life: Life,
+        organisations: Callable[[Mailbox], Organisation | None],
+        window: timedelta = timedelta(minutes=1),
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            database: where.
+            life: of this worker; what it has in flight ends with it.
+            organisations: whose limit a mailbox's mail to the outside counts against.
+            window: what `per_minute` means; other than a minute in tests.
+        """
+        self._database = database
+        self._life = life
+        self._organisations = organisations
+        self._window = int(window / timedelta(microseconds=1))
+        self._resting: dict[str, _Rest] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._looks_begun = False
+        self._changes = 0
+        self._closed = False
+        self._insert = (sqlite if database.sqlite else postgresql).insert
+
+    async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
+        """Let through, unless the mailbox rests, somebody tries whether it must, or its limits are used up."""
+        try:
+            await self._looking()
+        except (StoreDown, Conflict) as error:
+            return Hold(now + _STORE_BACK, _store_down(str(error)))
+        rest = self._resting.get(mailbox.name)
+        if rest is not None and now < rest.until:
+            return Hold(rest.until, rest.verdict)
+        if rest is None and not _counted(mailbox.limits) and self._organisations(mailbox) is None:
+            return Admission(mailbox.name)
+        slot = None if demand.slot is None else demand.slot - now
+        try:
+            answer = await self._run(lambda connection: self._asked(connection, mailbox, demand, slot, now))
+            if isinstance(answer, _Place) and answer.in_microseconds < _IN_PLACE * _SECOND:
+                await asyncio.sleep(answer.in_microseconds / _SECOND)
+                slot = timedelta()
+                answer = await self._run(lambda connection: self._asked(connection, mailbox, demand, slot, now))
+        except (StoreDown, Conflict) as error:
+            return Hold(now + _STORE_BACK, _store_down(str(error)))
+        if isinstance(answer, _Place):
+            return Paced(now + timedelta(microseconds=answer.in_microseconds), answer.verdict)
+        return answer
+
+    async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
+        """Rest it; each pause without a success between is twice as long, up to an hour."""
+        until = now + verdict.pause
+        try:
+            until = await self._run(lambda connection: self._rested(connection, admission, verdict, now))
+        except (StoreDown, Conflict):
+            self._later(lambda connection: self._rested(connection, admission, verdict, now))
+        self._changes += 1
+        self._resting[admission.mailbox] = _Rest(until, verdict)
+        return until
+
+    async def cleared(
+        self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
+    ) -> bool:
+        """End the pause if this was its probe; end the mail in the window, or forget it if nothing was tried."""
+        throttled = said is not None and said.throttle
+        if admission.ticket is None and not admission.probe and not throttled:
+            return False
+
+        def work(connection: Connection) -> bool:
+            return self._ended(connection, admission, accepted, tried=tried, throttled=throttled)
+
+        try:
+            ends = await self._run(work)
+        except (StoreDown, Conflict):
+            self._later(work)
+            return False
+        if ends:
+            self._changes += 1
+            self._resting.pop(admission.mailbox, None)
+        return ends
+
+    async def effective(self, mailbox_: Mailbox) -> Limits:
+        """The limits that are kept now: less than the mailbox's own for a while after its server has asked for less."""
+
+        def factor(connection: Connection) -> float:
+            found = connection.execute(select(mailbox).where(mailbox.c.name == mailbox_.name)).one_or_none()
+            return 1.0 if found is None else pacing.eased(found.factor, found.throttled_at, _now(connection))
+
+        limits, share = mailbox_.limits, await self._run(factor)
+        return Limits(
+            connections=pacing.of_limit(limits.connections, share),
+            per_minute=pacing.of_limit(limits.per_minute, share),
+            recipients_per_day=limits.recipients_per_day,
+            recipients_per_message=limits.recipients_per_message,
+            max_size=limits.max_size,
+        )
+
+    # connections
+
+    async def acquire(self, mailbox_: Mailbox) -> int | None:
+        """A permit for one connection; 0 if they are not counted, None if all are in use."""
+        most = mailbox_.limits.connections
+        if most is None:
+            return 0
+        try:
+            await self._looking()
+            return await self._run(lambda connection: self._permitted(connection, mailbox_.name, most))
+        except (StoreDown, Conflict):
+            return None
+
+    async def release(self, number: int) -> None:
+        """The connection is closed."""
+        if not number:
+            return
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(permit).where(permit.c.number == number))
+
+        try:
+            await self._run(work)
+        except (StoreDown, Conflict):
+            self._later(work)
+
+    def wanted(self, mailbox_: Mailbox) -> bool:
+        """Whether somebody has lately found all its connections in use."""
+        return mailbox_.name in self._wanted
+
+    async def close(self) -> None:
+        """Stop looking."""
+        self._closed = True
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+
+    # transactions
+
+    async def _run(self, work: Callable[[Connection], T]) -> T:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._database.run(work)
+            except Conflict:
+                continue
+        return await self._database.run(work)
+
+    def _later(self, work: Callable[[Connection], Any]) -> None:
+        """Once the store is back; if we die before, our tickets and permits end with us."""
+
+        async def patiently() -> None:
+            while True:
+                await asyncio.sleep(_RETRY_EVERY)
+                try:
+                    await self._run(work)
+                except (StoreDown, Conflict):
+                    continue
+                return
+
+        self._chore(patiently())
+
+    def _chore(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def _asked(
+        self, connection: Connection, of: Mailbox, demand: Demand, slot: timedelta | None, now: datetime
+    ) -> Admission | Hold | _Place:
+        organisation = self._organisations(of)
+        counted = _counted(of.limits) or organisation is not None
+        row = self._locked(connection, of.name, make=counted)
+        if row is None:
+            return Admission(of.name)
+        probe = row.paused_until is not None
+        if probe:
+            verdict = _verdicts.validate_json(row.verdict)
+            if now < (until := record.moment(row.paused_until)):
+                return Hold(until, verdict)
+            if row.probing_until is not None and now < record.moment(row.probing_until):
+                return Hold(now + _LOOK_AGAIN, verdict)
+        number: int | _Place | None = None
+        if counted:
+            self._life.keep(connection)
+            number = self._paced(connection, row, of, demand, slot, organisation)
+        if isinstance(number, _Place):
+            return number
+        if probe:
+            over = record.microseconds(now + _PROBE)
+            connection.execute(update(mailbox).where(mailbox.c.name == of.name).values(probing_until=over))
+        return Admission(of.name, row.epoch, probe=probe, ticket=number)
+
+    def _locked(self, connection: Connection, name: str, *, make: bool) -> Row[Any] | None:
+        wanted = select(mailbox).where(mailbox.c.name == name).with_for_update()
+        found = connection.execute(wanted).one_or_none()
+        if found is None and make:
+            fresh = {"name": name, "epoch": 0, "factor": 1.0, "throttled_at": 0, "wanted_at": 0}
+            connection.execute(self._insert(mailbox).values(fresh).on_conflict_do_nothing())
+            found = connection.execute(wanted).one_or_none()
+        return found
+
+    def _paced(
+        self,
+        connection: Connection,
+        row: Row[Any],
+        of: Mailbox,
+        demand: Demand,
+        slot: timedelta | None,
+        organisation: Organisation | None,
+    ) -> int | _Place:
+        now = _now(connection)
+        used, recipients = self._used(connection, of.name, now)
+        external = self._outside(connection, organisation.name) if organisation else 0
+        urgent = demand.priority is Priority.HIGH
+        lines = self._lines(connection, of.name)
+        own = lines.get((demand.tenant, urgent), Line())
+        pace = None
+        if of.limits.per_minute is not None:
+            share = pacing.eased(row.factor, row.throttled_at, now)
+            pace = Pace(pacing.of_limit(of.limits.per_minute, share) or 1, self._window)
+        apart = pace.interval if pace else _SECOND
+        for counter, counted, wanted, most in (
+            (f"mailbox {of.name}", recipients, demand.recipients, of.limits.recipients_per_day),
+            (f"outside {organisation.name}", external, demand.external, organisation.external_per_day)
+            if organisation
+            else ("", 0, 0, None),
+        ):
+            if most is None or not wanted:
+                continue
+            at = pacing.day_has_room_at(self._day(connection, counter, now), counted, wanted, most, now)
+            if at > now:
+                at = max(at, own.last + apart)
+                self._queued(connection, of.name, demand.tenant, Line(at, own.again), urgent=urgent)
+                return _Place(at - now, _day_full(of, counter, most))
+        if pace is not None:
+            tenants = {tenant for (tenant, kind), each in lines.items() if kind == urgent and each.waiting(now)}
+            expected = any(
+                kind and max(each.last, each.again) > now - pace.interval for (_, kind), each in lines.items()
+            )
+            place = None if slot is None else now + slot // timedelta(microseconds=1)
+            request = Request(urgent, place, len(tenants | {demand.tenant}), expected)
+            answer = pacing.decide(pace, used, own, request, now)
+            if not isinstance(answer, Go):
+                if answer.line != own:
+                    self._queued(connection, of.name, demand.tenant, answer.line, urgent=urgent)
+                return _Place(answer.at - now, _minute_full(of, pace.most))
+        made = insert(ticket).values(
+            mailbox=of.name,
+            owner=self._life.me,
+            recipients=demand.recipients,
+            external=demand.external,
+            organisation=organisation.name if organisation else "",
+        )
+        return int(connection.execute(made.returning(ticket.c.number)).scalar_one())
+
+    def _used(self, connection: Connection, name: str, now: int) -> tuple[Used, int]:
+        """What counts in the window, and recipients in flight. The dead's mails end with them."""
+        counted = or_(ticket.c.ended_at.is_(None), ticket.c.ended_at > now - self._window)
+        found = connection.execute(select(ticket).where(ticket.c.mailbox == name, counted)).all()
+        flying = [each for each in found if each.ended_at is None]
+        ends = self._life.ends(connection, (each.owner for each in flying), now)
+        ended = [each.ended_at for each in found if each.ended_at is not None]
+        for each in flying:
+            if each.owner in ends:
+                self._end(connection, each, ends[each.owner], each.recipients, each.external)
+                ended.append(ends[each.owner])
+        flying = [each for each in flying if each.owner not in ends]
+        connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - self._window))
+        return Used(tuple(ended), len(flying)), sum(each.recipients for each in flying)
+
+    def _outside(self, connection: Connection, organisation: str) -> int:
+        """Recipients in flight to the outside, of all mailboxes of an organisation; it is locked, after its mailbox."""
+        self._locked(connection, f"organisation {organisation}", make=True)
+        flying = select(func.sum(ticket.c.external)).where(
+            ticket.c.organisation == organisation, ticket.c.ended_at.is_(None)
+        )
+        return int(connection.scalar(flying) or 0)
+
+    def _lines(self, connection: Connection, name: str) -> Mapping[tuple[str, bool], Line]:
+        found = connection.execute(select(line).where(line.c.mailbox == name))
+        return {(each.tenant, bool(each.urgent)): Line(each.last, each.again) for each in found}
+
+    def _queued(self, connection: Connection, name: str, tenant: str, new: Line, *, urgent: bool) -> None:
+        values = {"last": new.last, "again": new.again}
+        row = self._insert(line).values(mailbox=name, tenant=tenant, urgent=urgent, **values)
+        connection.execute(row.on_conflict_do_update(index_elements=["mailbox", "tenant", "urgent"], set_=values))
+
+    def _day(self, connection: Connection, counter: str, now: int) -> list[tuple[int, int]]:
+        oldest = pacing.oldest_bucket(now)
+        connection.execute(delete(day).where(day.c.counter == counter, day.c.beginning < oldest))
+        wanted = select(day.c.beginning, day.c.recipients).where(day.c.counter == counter).order_by(day.c.beginning)
+        return [(each.beginning, each.recipients) for each in connection.execute(wanted)]
+
+    def _rested(self, connection: Connection, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
+        row = self._locked(connection, admission.mailbox, make=True)
+        assert row is not None, "it was made"  # noqa: S101 - for the type checker
+        self._ticket_ended(connection, admission, 0, tried=True)
+        changes: dict[str, Any] = _throttled(row, _now(connection)) if verdict.throttle else {}
+        if row.paused_until is not None and not _current(row, admission):
+            until = record.moment(row.paused_until)  # let through before the pause began: no news
+        else:
+            epoch = row.epoch + 1 if row.paused_until is not None else 1
+            longest = max(_LONGEST_PAUSE, verdict.pause)
+            until = now + min(verdict.pause * float(2 ** min(epoch - 1, 16)), longest)
+            changes |= {
+                "epoch": epoch,
+                "paused_until": record.microseconds(until),
+                "verdict": _verdicts.dump_json(verdict).decode(),
+                "probing_until": None,
+            }
+        if changes:
+            connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
+        return until
+
+    def _ended(
+        self, connection: Connection, admission: Admission, accepted: int, *, tried: bool, throttled: bool
+    ) -> bool:
+        row = self._locked(connection, admission.mailbox, make=throttled)
+        self._ticket_ended(connection, admission, accepted, tried=tried)
+        if row is None:
+            return False
+        changes: dict[str, Any] = {}
+        if throttled:
+            changes |= _throttled(row, _now(connection))
+        current = _current(row, admission)
+        if current:
+            changes["probing_until"] = None
+        if current and tried:
+            changes |= {"paused_until": None, "verdict": None, "epoch": 0}
+        if changes:
+            connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
+        return current and tried
+
+    def _ticket_ended(self, connection: Connection, admission: Admission, accepted: int, *, tried: bool) -> None:
+        if admission.ticket is None:
+            return
+        found = connection.execute(select(ticket).where(ticket.c.number == admission.ticket)).one_or_none()
+        if found is None or found.ended_at is not None:
+            return
+        if not tried:
+            connection.execute(delete(ticket).where(ticket.c.number == found.number))
+            return
+        self._end(connection, found, _now(connection), accepted, min(accepted, found.external))
+
+    def _end(self, connection: Connection, of: Row[Any], at: int, recipients: int, external: int) -> None:
+        connection.execute(update(ticket).where(ticket.c.number == of.number).values(ended_at=at))
+        self._count(connection, f"mailbox {of.mailbox}", at, recipients)
+        if of.organisation:
+            self._count(connection, f"outside {of.organisation}", at, external)
+
+    def _count(self, connection: Connection, counter: str, at: int, recipients: int) -> None:
+        if recipients:
+            row = self._insert(day).values(counter=counter, beginning=pacing.bucket(at), recipients=recipients)
+            more = {"recipients": day.c.recipients + recipients}
+            connection.execute(row.on_conflict_do_update(index_elements=["counter", "beginning"], set_=more))
+
+    def _permitted(self, connection: Connection, name: str, most: int) -> int | None:
+        row = self._locked(connection, name, make=True)
+        assert row is not None, "it was made"  # noqa: S101 - for the type checker
+        self._life.keep(connection)
+        now = _now(connection)
+        owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == name))]
+        dead = self._life.ends(connection, owners, now)
+        if dead:
+            connection.execute(delete(permit).where(permit.c.mailbox == name, permit.c.owner.in_(dead)))
+        living = sum(owner not in dead for owner in owners)
+        share = pacing.eased(row.factor, row.throttled_at, now)
+        if living >= (pacing.of_limit(most, share) or 1):
+            connection.execute(update(mailbox).where(mailbox.c.name == name).values(wanted_at=now))
+            return None
+        made = insert(permit).values(mailbox=name, owner=self._life.me)
+        return int(connection.execute(made.returning(permit.c.number)).scalar_one())
+
+    # what others have done
+
+    async def _looking(self) -> None:
+        """Begin to look; nobody goes on before the first look, or each new worker would try what rests."""
+        if self._looks_begun or self._closed:
+            return
+        await self._look_once()
+        if not self._looks_begun:
+            self._looks_begun = True
+            self._chore(self._looks())
+
+    async def _looks(self) -> None:
+        while True:
+            with contextlib.suppress(StoreDown, Conflict):  # what was known stays known
+                await self._look_once()
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def _look_once(self) -> None:
+        changes = self._changes
+        resting, self._wanted = await self._run(_seen)
+        if changes == self._changes:  # else it may be from before what we have changed since
+            self._resting = resting
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    in_microseconds: int
+    verdict: Verdict
+
+
+def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str]]:
+    resting = connection.execute(select(mailbox).where(mailbox.c.paused_until.is_not(None)))
+    rests = {
+        each.name: _Rest(record.moment(each.paused_until), _verdicts.validate_json(each.verdict)) for each in resting
+    }
+    wanted = select(mailbox.c.name).where(mailbox.c.wanted_at > database_now() - _WANTED)
+    return rests, frozenset(connection.scalars(wanted))
+
+
+def _now(connection: Connection) -> int:
+    return int(connection.scalar(select(database_now())) or 0)
+
+
+def _counted(limits: Limits) -> bool:
+    return limits.per_minute is not None or limits.recipients_per_day is not None
+
+
+def _current(row: Row[Any], admission: Admission) -> bool:
+    """Whether it is the probe of the pause that lasts."""
+    return row.paused_until is not None and admission.probe and admission.epoch == row.epoch
+
+
+def _throttled(row: Row[Any], now: int) -> dict[str, Any]:
+    return {"factor": pacing.throttled(row.factor, row.throttled_at, now), "throttled_at": now}
+
+
+def _minute_full(of: Mailbox, most: int) -> Verdict:
+    less = (
+        "" if most == of.limits.per_minute else f", less than its {of.limits.per_minute} since its server asked for it"
+    )
+    return Verdict(
+        "throttled-mailbox/paced",
+        Scope.MAILBOX,
+        Action.PAUSE,
+        f"The mailbox {of.name} sends at most {most} mails a minute{less}; this one has its place in the line.",
+        "Nothing is wrong. If it takes too long: further mailboxes for this scope, or priority high.",
+    )
+
+
+def _day_full(of: Mailbox, counter: str, most: int) -> Verdict:
+    if counter.startswith("mailbox "):
+        said = f"The mailbox {of.name} has sent to {most} recipients in the last 24 hours, which is its limit."
+        remedy = "Use further mailboxes for this scope, or a service for bulk mail."
+    else:
+        said = f"The organisation of {of.name} has sent to {most} outside recipients in 24 hours, which is its limit."
+        remedy = "Send from a domain of your own (not onmicrosoft.com), or buy licences; mail to the inside goes on."
+    return Verdict("throttled-mailbox/day", Scope.MAILBOX, Action.PAUSE, said, remedy)
+
+
+def _store_down(said: str) -> Verdict:
+    return Verdict("transient", Scope.SERVER, Action.PAUSE, f"{said} Without it nothing is sent.")
