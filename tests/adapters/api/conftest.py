@@ -65,7 +65,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with AsyncExitStack() as stack:
         kept = SqlMailboxes(Database(url))
         stack.push_async_callback(kept.close)
-        store = await stack.enter_async_context(opened(url))
+        store = (await stack.enter_async_context(opened(url))).books
         tokens = MsalTokens(lambda _event: None)
         stack.callback(tokens.close)
         directories = Directories(base, kept, keyring, lambda _event: None)
