@@ -8,14 +8,14 @@ through somebody else's server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from contracts.address import parse
 from worker import mailbox_file
-from worker.domain.document import led_astray, masked, merged, new_references, parted, wanted, whole
+from worker.domain.document import led_astray, masked, merged, new_references, parted, reconnects, wanted, whole
 from worker.domain.mailbox import Directory, Held, Mailbox, SmtpEndpoint, Tls
 from worker.events import Crashed, MailboxesChanged, MailboxUnusable
 from worker.mailbox_file import MailboxFileError
@@ -111,7 +111,14 @@ class Shown:
 class Directories:
     """The directory as it holds at the moment; changes in the store are taken up within seconds."""
 
-    def __init__(self, base: Base, kept: SqlMailboxes | None, keyring: Keyring, observe: Observe) -> None:
+    def __init__(
+        self,
+        base: Base,
+        kept: SqlMailboxes | None,
+        keyring: Keyring,
+        observe: Observe,
+        before: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Nothing is read yet.
 
         Args:
@@ -119,7 +126,9 @@ class Directories:
             kept: the store's mailboxes; None: it keeps none.
             keyring: for their secrets.
             observe: told of changes.
+            before: done before a change holds, so that what was mended does not wait for a pause that is over.
         """
+        self._before = before
         self._base = base
         self._kept = kept
         self._keyring = keyring
@@ -155,6 +164,8 @@ class Directories:
                 return
             contents = await self._kept.contents()
             made = await asyncio.to_thread(effective, self._base, contents, self._keyring)
+            if self._before is not None and self._number is not None:
+                await self._before()
             before, self.current = self.current, made
             if self._number is not None and contents.number != self._number:
                 self._observe(MailboxesChanged(contents.number, tuple(_differing(before, made))))
@@ -288,7 +299,11 @@ class Administration:
         if place not in entry.secrets:
             raise NotThere(f"Mailbox {name!r} has no secret {place!r} in the store.")
         line = Line(actor, "mailbox forget secret", name, place)
-        await self._written(name, entry.document, line, entry.revision, {}, entry.secrets.keys() - {place})
+        rest = entry.secrets.keys() - {place}
+        try:
+            await self._kept.put(name, entry.document, line, expected=entry.revision, seal={}, keep=rest)
+        except Stale:
+            raise _changed(name) from None
         return await self.one(name)
 
     async def remove(self, name: str, actor: str, expected: int | None = None) -> None:
@@ -404,13 +419,9 @@ class Administration:
         words = ", ".join(_differences(before or {}, after.document, after.given))
         keep = wanted(after.document) - seal.keys()
         revision = entry.revision if entry else None
-        await self._written(name, after.document, replace(line, detail=words), revision, seal, keep)
-
-    async def _written(
-        self, name: str, document: Mapping[str, Any], line: Line, expected: int | None, seal: Any, keep: Iterable[str]
-    ) -> None:
+        line, mended = replace(line, detail=words), reconnects(before, after)
         try:
-            await self._kept.put(name, document, line, expected=expected, seal=seal, keep=frozenset(keep))
+            await self._kept.put(name, after.document, line, expected=revision, seal=seal, keep=keep, mended=mended)
         except Stale:
             raise _changed(name) from None
 

@@ -259,7 +259,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         tokens = msal_tokens(settings, observe)
         stack.callback(tokens.close)
         stored = await stack.enter_async_context(_kept(settings))
-        directories = Directories(base, stored, keyring(settings), observe)
+        directories = Directories(base, stored, keyring(settings), observe, found.gate.look)
         graph = GraphTransport(tokens, graph_timeouts(settings))
         stack.push_async_callback(graph.close)
         courier = _courier(settings, directories.current, replace(found, books=kept), tokens, graph, observe, stack)

@@ -278,6 +278,9 @@ class Gate(Protocol):
     async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
         """Ask before an attempt. After a pause one attempt is let through to see whether the trouble is over."""
 
+    async def look(self) -> None:
+        """Take up at once what was changed by hand or by other workers."""
+
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """The attempt showed a fault of the mailbox: rest it, longer each time. Returns the end of the pause."""
 

@@ -32,6 +32,7 @@ _LEADS_TO = {
     "oauth.client_secret": ("cloud", "oauth.tenant_id", "oauth.authority", "oauth.oidc_issuer"),
     "oauth.certificate_password": (),
 }
+_WAY = ("host", "port", "tls", "ca_file", "helo", "preset", "cloud", "channels", "login", "oauth", "graph", "pickup")
 _REFERENCES = (
     *("login.password_file", "login.password_env", "oauth.client_secret_file", "oauth.client_secret_env"),
     *("oauth.certificate_password_file", "oauth.certificate_password_env"),
@@ -159,6 +160,11 @@ def led_astray(before: Mapping[str, Any], after: Parted) -> tuple[str, ...]:
 def new_references(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> tuple[str, ...]:
     """Keys that newly name a file or a variable of the workers as the source of a secret."""
     return tuple(key for key in _REFERENCES if _at(after, key) not in (None, _at(before or {}, key)))
+
+
+def reconnects(before: Mapping[str, Any] | None, after: Parted) -> bool:
+    """Whether the way to its server or the login there is another one than before."""
+    return bool(after.given) or any((before or {}).get(key) != after.document.get(key) for key in _WAY)
 
 
 def _at(document: Mapping[str, Any], key: str) -> Any:

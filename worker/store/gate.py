@@ -147,6 +147,10 @@ class SqlGate:
             self._resting.pop(admission.mailbox, None)
         return ends
 
+    async def look(self) -> None:
+        """Take up what others have changed."""
+        await self._look_once()
+
     async def effective(self, mailbox_: Mailbox) -> Limits:
         """The limits that are kept now: less than the mailbox's own for a while after its server has asked for less."""
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Update, delete, func, select, update
 
 from worker.sealing import Sealed
 from worker.store.database import Database
-from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox_change, mailbox_pause
+from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox, mailbox_change, mailbox_pause
 
 T = TypeVar("T")
 
@@ -121,6 +121,7 @@ class SqlMailboxes:
         expected: int | None,
         seal: Mapping[str, Sealed],
         keep: Collection[str] = (),
+        mended: bool = False,
     ) -> int:
         """Make or change a mailbox.
 
@@ -131,6 +132,7 @@ class SqlMailboxes:
             expected: its revision; None: it does not exist yet, by whatever capital letters.
             seal: new secrets.
             keep: secrets that stay; all others are removed.
+            mended: what its server or authority did not like may be over: if it rests, it is tried again at once.
 
         Returns:
             Its new revision.
@@ -157,6 +159,8 @@ class SqlMailboxes:
             connection.execute(delete(kept_secret).where(secret.mailbox == name, secret.field.not_in(stay)))
             for place, sealed in seal.items():
                 connection.execute(kept_secret.insert().values(mailbox=name, field=place, **_columns(sealed)))
+            if mended:
+                connection.execute(_tried_again(name))
             return (expected or 0) + 1
 
         return await self._written(work, line)
@@ -189,9 +193,10 @@ class SqlMailboxes:
         await self._written(work, line)
 
     async def resume(self, name: str, line: Line) -> bool:
-        """End a pause by hand. Returns whether there was one."""
+        """End a pause by hand, and let one attempt find out whether a fault is over. Returns whether it was paused."""
 
         def work(connection: Connection) -> bool:
+            connection.execute(_tried_again(name))
             return bool(connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name)).rowcount)
 
         return await self._written(work, line)
@@ -275,6 +280,12 @@ def _contents(connection: Connection) -> Contents:
         for each in connection.execute(lasting)
     )
     return Contents(number, entries, pauses)
+
+
+def _tried_again(name: str) -> Update:
+    """The gate's rest is over at once: like at its end, one attempt goes ahead of the others."""
+    resting = update(mailbox).where(mailbox.c.name == name, mailbox.c.paused_until.is_not(None))
+    return resting.values(paused_until=0, probing_until=None)
 
 
 def _columns(sealed: Sealed) -> dict[str, Any]:

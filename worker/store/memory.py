@@ -212,6 +212,9 @@ class MemoryGate:
         rest.probing_until = now + _PROBE
         return Admission(mailbox.name, rest.epoch, probe=True)
 
+    async def look(self) -> None:
+        """Nobody else changes anything."""
+
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """Rest it; each pause without a success between is twice as long, up to an hour."""
         rest = self._resting.get(admission.mailbox)

@@ -38,6 +38,7 @@ def bound(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # from here on clients wait instead of being refused
     except OSError as error:
         listening.close()
         raise CannotListen(f"cannot listen on {host}:{port} ({error.strerror or error})") from error

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from contracts.delivery import Because
-from tests.factories import notification
+from contracts.notification import Priority
+from tests.factories import NOON, notification
 from worker.administration import (
     Administration,
     Base,
@@ -26,10 +27,13 @@ from worker.administration import (
 )
 from worker.domain.mailbox import Directory, Password, SmtpEndpoint
 from worker.domain.routing import Refusal, Route, Wait, route
+from worker.domain.verdict import Action, Scope, Verdict
 from worker.events import MailboxesChanged, MailboxUnusable
+from worker.ports import Admission, Demand, Hold
 from worker.sealing import Keyring
 from worker.store.database import Database
 from worker.store.mailboxes import SqlMailboxes
+from worker.store.opening import opened
 
 SECRET, NEWER = "correct horse battery staple", "another horse altogether"
 OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(32, 64))
@@ -374,3 +378,35 @@ async def test_every_change_is_in_the_audit_trail_with_its_author(office: Office
     assert lines[4].detail == "display_name, login.password"
     first = (await office.desk.audit(limit=1))[0][0]
     assert [line.action for _, line in await office.desk.audit(limit=1, before=first)] == ["mailbox resume"]
+
+
+@pytest.mark.parametrize("how", ["new password", "resumed", "renamed"])
+async def test_mailbox_that_rests_for_a_wrong_password_is_tried_at_once_when_it_has_a_new_one(
+    office: Office, how: str
+) -> None:
+    await office.desk.add("contoso", OWN, "jana")
+    box = (await office.directory()).mailboxes["contoso"]
+    demand, verdict = (
+        Demand("contoso", Priority.NORMAL, 1, 0),
+        Verdict("auth-config", Scope.MAILBOX, Action.PAUSE, "Wrong password.", pause=timedelta(hours=1)),
+    )
+    async with opened(office.url) as store:
+        admission = await store.gate.admit(box, demand, NOON)
+        assert isinstance(admission, Admission)
+        await store.gate.paused(admission, verdict, NOON)
+    match how:
+        case "new password":
+            await office.desk.change("contoso", {"login": {"password": NEWER}}, "jana")
+        case "resumed":
+            await office.desk.resume("contoso", "jana")
+        case "renamed":
+            await office.desk.change("contoso", {"display_name": "Contoso"}, "jana")
+    async with opened(office.url) as store:
+        first = await store.gate.admit(box, demand, NOON)
+        second = await store.gate.admit(box, demand, NOON)
+    if how == "renamed":
+        assert isinstance(first, Hold), "a new display name mends no password"
+    else:
+        assert isinstance(first, Admission)
+        assert first.probe
+    assert isinstance(second, Hold), "one attempt goes ahead of the others"

@@ -1,0 +1,207 @@
+"""`postlane mailbox`, `postlane secret` and `postlane api`, as an administrator runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+from worker.emulator.run import Emulator
+from worker.sealing import new_key
+
+SECRET = "correct horse battery staple"
+FILE = """default = "platform"
+[mailboxes.platform]
+address = "noreply@platform.example"
+host = "smtp.platform.example"
+"""
+
+
+@dataclass
+class Shell:
+    environment: dict[str, str]
+    directory: Path
+
+    def run(self, *arguments: str, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "worker", *arguments],
+            env={**self.environment, **environment},
+            cwd=self.directory,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def well(self, *arguments: str, given: str = "", **environment: str) -> str:
+        done = self.run(*arguments, given=given, **environment)
+        assert done.returncode == 0, done.stderr
+        assert SECRET not in done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    (tmp_path / "mailboxes.toml").write_text(FILE, encoding="utf-8")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("POSTLANE_")}
+    settings = {
+        "POSTLANE_MAILBOXES__FILE": str(tmp_path / "mailboxes.toml"),
+        "POSTLANE_STORE__URL": f"sqlite:///{tmp_path / 'store.sqlite3'}",
+        "POSTLANE_SECRETS__KEY": new_key(),
+        "COLUMNS": "200",
+    }
+    return Shell(clean | settings, tmp_path)
+
+
+def test_mailbox_is_added_shown_changed_paused_and_removed(shell: Shell) -> None:
+    pairs = ["address=info@contoso.example", 'tenants=["contoso"]', "host=smtp.contoso.example", "login.username=info"]
+    made = shell.well("mailbox", "add", "contoso", *pairs, "--password-stdin", given=f"{SECRET}\n")
+    assert "login.password = set" in made
+    assert "revision 1" in made
+    listed = {each["name"]: each for each in json.loads(shell.well("mailbox", "list", "--json"))}
+    assert (listed["platform"]["source"], listed["contoso"]["source"]) == ("file", "store")
+    assert "contoso" in shell.well("mailbox", "list")
+    changed = json.loads(
+        shell.well("mailbox", "set", "contoso", "display_name=Contoso", "limits.per_minute=10", "--json")
+    )
+    assert changed["settings"]["limits"] == {"per_minute": 10}
+    assert changed["settings"]["login"]["password"] == {"set": True}
+    shell.well("mailbox", "disable", "contoso")
+    assert json.loads(shell.well("mailbox", "show", "contoso", "--json"))["state"] == "disabled"
+    shell.well("mailbox", "enable", "contoso")
+    assert "rests until" in shell.well("mailbox", "pause", "contoso", "--for", "10m", "--because", "moving")
+    assert json.loads(shell.well("mailbox", "show", "contoso", "--json"))["paused"]["because"] == "moving"
+    shell.well("mailbox", "resume", "contoso")
+    shell.well("mailbox", "remove", "contoso")
+    assert shell.run("mailbox", "show", "contoso").returncode == 2
+
+
+def test_password_on_the_command_line_is_refused(shell: Shell) -> None:
+    refused = shell.run("mailbox", "add", "contoso", "address=a@b.example", "host=h", f"login.password={SECRET}")
+    assert refused.returncode == 2
+    assert "--password-file" in refused.stderr
+    assert SECRET not in refused.stderr
+
+
+def test_mailbox_comes_from_a_file_and_its_password_from_another(shell: Shell) -> None:
+    (shell.directory / "own.toml").write_text(
+        'address = "a@b.example"\nhost = "h.example"\n[login]\nusername = "a"\n', encoding="utf-8"
+    )
+    (shell.directory / "password").write_text(f"{SECRET}\n", encoding="utf-8")
+    shell.well("mailbox", "add", "own", "--from", "own.toml", "--password-file", "password")
+    shown = json.loads(shell.well("mailbox", "show", "own", "--json"))
+    assert (shown["state"], shown["settings"]["login"]["password"]) == ("ok", {"set": True})
+
+
+def test_wrong_settings_are_told_line_by_line_and_nothing_is_added(shell: Shell) -> None:
+    refused = shell.run("mailbox", "add", "own", "address=nobody", "hots=x")
+    assert refused.returncode == 2
+    assert {line.partition(":")[0] for line in refused.stderr.splitlines()} == {"address", "hots"}
+    assert [each["name"] for each in json.loads(shell.well("mailbox", "list", "--json"))] == ["platform"]
+
+
+def test_secret_without_a_key_is_refused_with_the_remedy(shell: Shell) -> None:
+    pairs = ["address=a@b.example", "host=h.example", "login.username=a"]
+    refused = shell.run("mailbox", "add", "own", *pairs, "--password-stdin", given=SECRET, POSTLANE_SECRETS__KEY="")
+    assert refused.returncode == 2
+    assert "postlane secret key" in refused.stderr
+    assert SECRET not in refused.stderr
+
+
+def test_wrong_key_is_told_without_being_repeated(shell: Shell) -> None:
+    refused = shell.run("mailbox", "list", POSTLANE_SECRETS__KEY="my-secret-passphrase")
+    assert refused.returncode == 2
+    assert "POSTLANE_SECRETS__KEY must be 32 random octets" in refused.stderr
+    assert "my-secret-passphrase" not in refused.stderr
+
+
+def test_store_in_memory_keeps_no_mailboxes(shell: Shell) -> None:
+    refused = shell.run("mailbox", "list", POSTLANE_STORE__URL="memory://")
+    assert refused.returncode == 2
+    assert "memory://" in refused.stderr
+
+
+def test_keys_are_rotated(shell: Shell) -> None:
+    pairs = ["address=a@b.example", "host=h.example", "login.username=a"]
+    shell.well("mailbox", "add", "own", *pairs, "--password-stdin", given=SECRET)
+    old, new = shell.environment["POSTLANE_SECRETS__KEY"], shell.well("secret", "key").strip()
+    assert "1 secrets were sealed anew" in shell.well("secret", "rotate", POSTLANE_SECRETS__KEY=f"{new},{old}")
+    shown = json.loads(shell.well("mailbox", "show", "own", "--json", POSTLANE_SECRETS__KEY=new))
+    assert shown["state"] == "ok"
+    assert json.loads(shell.well("mailbox", "show", "own", "--json"))["state"] == "unusable"
+    assert shell.run("secret", "rotate").returncode == 1
+
+
+def test_route_and_check_know_the_mailboxes_of_the_store(shell: Shell) -> None:
+    shell.well("mailbox", "add", "own", "address=a@b.example", 'tenants=["contoso"]', "host=h.example")
+    example = str(Path("contracts/examples/notification-minimal.json").resolve())
+    tenant = json.loads(Path(example).read_text(encoding="utf-8"))["tenant"]
+    shell.well("mailbox", "set", "own", f'tenants=["{tenant}"]')
+    assert "own" in shell.well("route", example)
+    shell.well("mailbox", "pause", "own", "--because", "moving")
+    waits = shell.run("route", "--explain", example)
+    assert waits.returncode == 1
+    assert "moving" in waits.stdout
+
+
+async def test_test_looks_at_the_server_with_the_stored_password(shell: Shell, emulator: Emulator) -> None:
+    account = emulator.plan.ordinary_mailboxes[0]
+    pairs = [
+        f"address={account.address}",
+        "host=localhost",
+        f"port={emulator.ordinary.port}",
+        f"ca_file={emulator.certificates.ca_file.resolve()}",
+        f"login.username={account.address}",
+    ]
+    run: Callable[..., str] = shell.well
+    await asyncio.to_thread(run, "mailbox", "add", "own", *pairs, "--password-stdin", given=str(account.password))
+    assert "ok" in await asyncio.to_thread(run, "mailbox", "test", "own")
+    await asyncio.to_thread(run, "mailbox", "set", "own", "--password-stdin", given="wrong")
+    refused = await asyncio.to_thread(shell.run, "mailbox", "test", "own")
+    assert refused.returncode == 1
+    assert "login-refused" in refused.stdout
+    await asyncio.to_thread(run, "mailbox", "forget-secret", "own", "login.password")
+    unset = await asyncio.to_thread(shell.run, "mailbox", "test", "own")
+    assert "login.password is not set" in unset.stdout
+
+
+def test_api_is_served_by_itself_until_it_is_told_to_stop(shell: Shell) -> None:
+    tokens = {"POSTLANE_API__TOKENS_FILE": str(shell.directory / "tokens.toml")}
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    token = shell.well("api", "token", "portal", "--role", "mail.settings.read", **tokens).strip()
+    assert shell.run("api", "token", "portal", "--role", "mail.settings.read", **tokens).returncode == 2
+    assert shell.run("api", "token", "other", "--role", "root", **tokens).returncode == 2
+    environment = {**shell.environment, **tokens, "POSTLANE_API__PORT": str(port)}
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "worker", "api", "serve"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert serving.stderr is not None
+        assert "/openapi.json" in serving.stderr.readline()
+        request = Request(f"http://127.0.0.1:{port}/mailboxes", headers={"Authorization": f"Bearer {token}"})
+        with urlopen(request, timeout=10) as answer:
+            assert [each["name"] for each in json.load(answer)["mailboxes"]] == ["platform"]
+        serving.send_signal(signal.SIGTERM)
+        assert serving.wait(timeout=20) == 0
+    finally:
+        serving.kill()
+        serving.wait()
+        serving.stderr.close()
+
+
+def test_api_without_tokens_file_is_refused(shell: Shell) -> None:
+    refused = shell.run("api", "serve")
+    assert refused.returncode == 2
+    assert "POSTLANE_API__TOKENS_FILE" in refused.stderr
