@@ -65,7 +65,7 @@ from worker.domain.mailbox import (
 from worker.unusable import Unusable
 
 _PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
-_PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
+_PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25, Tls.IF_OFFERED: 25}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 
 
@@ -339,9 +339,9 @@ class _Mailbox(_Table):
         tls, port = self.tls or Tls.STARTTLS, self.port
         if port in _NOT_SMTP:
             raise ValueError(f"port {port} is {_NOT_SMTP[port]}, not SMTP; use 587 (starttls), 465 (implicit) or 25")
-        if tls is Tls.NONE and (self.oauth or self.login):
-            raise ValueError('tls = "none" would send the login in clear text; use starttls or implicit')
-        if (tls, port) in {(Tls.STARTTLS, 465), (Tls.IMPLICIT, 587)}:
+        if tls in {Tls.NONE, Tls.IF_OFFERED} and (self.oauth or self.login):
+            raise ValueError(f'tls = "{tls}" would send the login in clear text; use starttls or implicit')
+        if (tls, port) in {(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)}:
             raise ValueError(f'port {port} and tls = "{tls}" do not fit: 465 is implicit, 587 is starttls')
 
 

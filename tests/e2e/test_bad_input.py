@@ -73,7 +73,7 @@ BAD = {
     "deep-nesting": Bad(b'{"metadata":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "body", "nested"),
     "30-megabytes": Bad(but(text="x" * 30_000_000), "body", "octets"),
     "unknown-tenant": Bad(but(tenant="northwind"), "tenant", "not known"),
-    "no-mailbox": Bad(but(tenant="tailspin"), "tenant", "no mailbox"),
+    "no-mailbox": Bad(but(tenant="tailspin"), "tenant", "may not use the default"),
     "foreign-mailbox": Bad(but(mailbox="fabrikam"), "mailbox", "no mailbox"),
     "foreign-from": Bad(but(**{"from": "ceo@fabrikam.example"}), "from", "may not send as"),
     "missing-attachment": Bad(

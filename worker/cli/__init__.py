@@ -19,6 +19,7 @@ from worker.cli import (
     emulator,
     explain,
     health,
+    import_,
     mailbox,
     office365,
     route,
@@ -66,6 +67,7 @@ app.command("route")(route.route)
 app.command("demo")(demo.demo)
 app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
+app.command("import")(import_.import_)
 app.add_typer(mailbox.app, name="mailbox")
 app.add_typer(secret.app, name="secret")
 app.add_typer(api.app, name="api")

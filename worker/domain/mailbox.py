@@ -15,9 +15,10 @@ from contracts.address import AddrSpec
 
 
 class Tls(StrEnum):
-    """How the connection is secured. There is no "if the server offers it": that is how passwords leak."""
+    """How the connection is secured. "If the server offers it" is for relays without login: it leaks passwords."""
 
     STARTTLS = "starttls"
+    IF_OFFERED = "starttls-if-offered"
     IMPLICIT = "implicit"
     NONE = "none"
 

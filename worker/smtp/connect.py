@@ -95,8 +95,9 @@ async def connect(
 
 async def _greeted(client: aiosmtplib.SMTP, endpoint: SmtpEndpoint) -> Connection | Broken:
     await _hello(client, endpoint)
-    if endpoint.tls is Tls.STARTTLS:
-        if not client.supports_extension("starttls"):
+    offered = client.supports_extension("starttls")
+    if endpoint.tls is Tls.STARTTLS or (endpoint.tls is Tls.IF_OFFERED and offered):
+        if not offered:
             client.close()
             return Broken(Stage.CONNECT, Fault.NO_STARTTLS, f"{endpoint.host}:{endpoint.port} does not offer STARTTLS")
         await client.starttls()
@@ -118,7 +119,7 @@ async def _hello(client: aiosmtplib.SMTP, endpoint: SmtpEndpoint) -> None:
     try:
         await client.ehlo()
     except aiosmtplib.SMTPHeloError as error:
-        if error.code not in (500, 502, 504) or endpoint.tls is not Tls.NONE:
+        if error.code not in (500, 502, 504) or endpoint.tls not in {Tls.NONE, Tls.IF_OFFERED}:
             raise
         await client.helo()
 

@@ -14,7 +14,7 @@ from tests.adapters.store.conftest import Backend
 from tests.factories import mailbox, verdict
 from worker.domain.mailbox import Limits, Mailbox
 from worker.domain.verdict import Action
-from worker.ports import Admission, Demand, Gate, Paced
+from worker.ports import Admission, Demand, Gate, Hold, Paced
 
 MINUTE = timedelta(minutes=1)
 
@@ -246,7 +246,9 @@ async def test_fleet_never_sends_more_than_the_limit_in_any_window(durable: Back
                 slot = answer.slot
                 await asyncio.sleep(max(0.0, (slot - now()).total_seconds()))
                 continue
-            assert isinstance(answer, Admission)
+            if isinstance(answer, Hold):  # a machine that was too busy to renew its lease in time asks again
+                await asyncio.sleep(0.1)
+                continue
             sent.append(time.monotonic())
             if dies and number == 0 and len(sent) > 20:
                 dead.add(number)
