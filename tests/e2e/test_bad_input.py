@@ -74,10 +74,11 @@ BAD = {
     "30-megabytes": Bad(but(text="x" * 30_000_000), "body", "octets"),
     "unknown-tenant": Bad(but(tenant="northwind"), "tenant", "not known"),
     "no-mailbox": Bad(but(tenant="tailspin"), "tenant", "may not use the default"),
-    "foreign-mailbox": Bad(but(mailbox="fabrikam"), "mailbox", "no mailbox"),
-    "foreign-from": Bad(but(**{"from": "ceo@fabrikam.example"}), "from", "may not send as"),
+    "foreign-mailbox": Bad(but(id="b-1", mailbox="fabrikam"), "mailbox", "no mailbox"),
+    "foreign-from": Bad(but(id="b-2", **{"from": "ceo@fabrikam.example"}), "from", "may not send as"),
     "missing-attachment": Bad(
-        but(attachments=[{"filename": "a", "reference": "a.pdf", "size": 1, "sha256": "0" * 64}]), "attachments"
+        but(id="b-3", attachments=[{"filename": "a", "reference": "a.pdf", "size": 1, "sha256": "0" * 64}]),
+        "attachments",
     ),
     "without-user-id": Bad(but(), "user_id", "does not say which producer", user_id=False),
     "forged-progress": Bad(but(), "headers", "x-postlane-carry", user_id=False, headers=(("x-postlane-carry", "{}"),)),
