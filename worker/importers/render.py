@@ -133,6 +133,8 @@ def _smtp(smtp: Smtp, mailbox: ImportedMailbox, placing: Placing) -> Iterator[st
     match smtp.login:
         case Login(username=username):
             yield f"[mailboxes.{_key(mailbox.name)}.login]"
+            if not username:
+                yield '# To do: username = "…"; the old product logged in as its Windows account.'
             yield from _pairs(username=username, password_file=secret)
         case OAuthLogin(username=username, credentials=credentials):
             yield f"[mailboxes.{_key(mailbox.name)}.oauth]"
