@@ -17,13 +17,15 @@ from worker.importers.wishes import Wishes
 
 _Reader = Callable[[Sequence[Source], Wishes, Findings], Taken]
 
-PRODUCTS: Mapping[str, _Reader] = MappingProxyType({
-    "netwrix": netwrix.read,
-    "kentico": kentico.read,
-    "privilege-manager": privilege_manager.read,
-    "umbraco": umbraco.read,
-    "elixeum": elixeum.read,
-})  # fmt: skip
+PRODUCTS: Mapping[str, _Reader] = MappingProxyType(
+    {
+        "netwrix": netwrix.read,
+        "kentico": kentico.read,
+        "privilege-manager": privilege_manager.read,
+        "umbraco": umbraco.read,
+        "elixeum": elixeum.read,
+    }
+)
 
 
 def take_over(product: str, sources: Sequence[Source], wishes: Wishes | None = None) -> Import:

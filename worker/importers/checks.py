@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import TypeVar
 
 import idna
@@ -42,6 +43,7 @@ _PLACEHOLDER = re.compile(
 _PLACEHOLDER_LOGIN = {"user", "username", "user name", "login", "password"}
 _OFFICE365 = re.compile(r"(^|\.)(office365\.(com|us)|outlook\.(com|cn|de)|office\.com)$", re.IGNORECASE)
 _LONGEST = 1000  # characters of a value that a rule looks into
+_LOOKED_AT = 100  # known names that are compared with an unknown one
 _QUESTIONS = 20  # unknown keys for which the nearest known one is looked up
 
 # Words by which products call the same thing: the proposal for a key that another product would understand.
@@ -99,11 +101,11 @@ def known_keys(
             continue
         if rest and section_too:
             continue
+        if findings.full:
+            return
         name = setting.key if not rest else head
         asked += 1
         near = nearest(name, names.values()) if asked <= _QUESTIONS else ""
-        if findings.full:
-            return
         _unknown(name, near, setting.place, findings, refused=strict or bool(near) or bool(_TELLING.search(name)))
 
 
@@ -129,8 +131,10 @@ def _wrong_type(section: Section, name: str, findings: Findings) -> None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known key that was probably meant; empty if none comes near."""
-    by_shape = {_shape(key): key for key in known}
+    by_shape = {_shape(key): key for key in islice(known, _LOOKED_AT)}
     wanted = _shape(name[:80])
+    if misspelt := get_close_matches(wanted, by_shape, n=1, cutoff=0.85):
+        return by_shape[misspelt[0]]
     for same in _SYNONYMS:
         if wanted in same:
             for shape, key in by_shape.items():
@@ -261,6 +265,7 @@ def host_name(text: str, place: Place, findings: Findings) -> str:
     bare = text.strip("[]")
     if not text or _is_ip(bare):
         return bare
+    text = text[:_LONGEST]
     if is_path(text):
         findings.refuse(
             "host.is_directory",
@@ -324,7 +329,8 @@ def sender(section: Section, key: str, findings: Findings, *, required: bool = T
 
 def named_address(text: str, place: Place, findings: Findings) -> tuple[str, str]:
     """`name@domain` or `Name <name@domain>`, as display name and address."""
-    named = _NAMED_ADDRESS.fullmatch(text) if len(text) <= _LONGEST else None
+    text = text[:_LONGEST]  # what is longer than that is no address, nor is its beginning
+    named = _NAMED_ADDRESS.fullmatch(text)
     name = re.sub(r"\\(.)", r"\1", named[1]) if named and named[1] is not None else (named[2] if named else "")
     if _PLACEHOLDER.fullmatch(text):
         _placeholder(place, findings)
@@ -348,7 +354,9 @@ def addresses(text: str, place: Place, findings: Findings, *, separator: str, ot
     """A list of addresses with the product's separator; the other one is the usual mistake."""
     words = {",": "comma", ";": "semicolon"}
     found = []
-    for item in filter(None, map(str.strip, _split(text, separator))):
+    for item in filter(None, map(str.strip, _split(text[: 100 * _LONGEST], separator))):
+        if findings.full:
+            break
         if other in re.sub(r'"[^"]*"', "", item):
             findings.refuse(
                 f"recipients.{words[other]}_in_{words[separator]}_list",
@@ -514,7 +522,7 @@ def protection(tls: SourceTls, place: Place, findings: Findings, *, with_login: 
                 "auth.over_plain_text",
                 place,
                 "the password crosses the network unencrypted",
-                'we never do that: it is written with tls = "starttls"; if the server cannot, remove the login',
+                'we never do that: the mailbox is written with tls = "starttls"; or remove the login',
             )
     elif tls is SourceTls.IF_OFFERED:
         extra = ": a password may cross the network unencrypted" if with_login else ""

@@ -14,10 +14,12 @@ from enum import StrEnum
 from typing import NoReturn
 
 from worker.importers.finding import Findings, Place, Refusal
+from worker.importers.source import too_large
 
 _DEEPEST = 64
+_MOST = 80_000  # tokens
 _TOKEN = re.compile(
-    r"""(?P<space>[ \t\n]+)|(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<string>"(?:[^"\\\x00-\x1f]|\\.)*")"""
+    r"""(?P<space>[ \t\n]+)|(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<string>"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*")"""
     r"""|(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)|(?P<word>true|false|null)"""
     r"""|(?P<mark>[{}\[\],:])""",
     re.DOTALL,
@@ -86,7 +88,7 @@ def parse(text: str, file: str, findings: Findings) -> Node:
 
 class _Reader:
     def __init__(self, text: str, file: str, findings: Findings) -> None:
-        self._file, self._findings = file, findings
+        self._file, self._findings, self._told = file, findings, False
         self._line_ends = [match.start() for match in re.finditer("\n", text)]
         self._tokens = self._read(text)
         self._kind, self._text, self._line = next(self._tokens)
@@ -98,8 +100,11 @@ class _Reader:
         return node
 
     def _read(self, text: str) -> Iterator[tuple[str, str, int]]:
-        at = 0
+        at = count = 0
         while at < len(text):
+            count += 1
+            if count > _MOST:
+                raise too_large(self._file, "the document has tens of thousands of values")
             line = bisect_right(self._line_ends, at - 1) + 1
             token = _TOKEN.match(text, at)
             if token is None or token.lastgroup is None:
@@ -204,6 +209,9 @@ class _Reader:
         return text
 
     def _tolerated(self, line: int) -> None:
+        if self._told:
+            return
+        self._told = True
         self._findings.warn(
             "json.comment_or_trailing_comma",
             Place(self._file, line=line),

@@ -38,8 +38,12 @@ def read(sources: Sequence[Source], wishes: Wishes, findings: Findings) -> Taken
     section = Section(place, settings)
     checks.known_keys(section, _KNOWN, findings)
     if not any(section.has(key) for key in _KNOWN):
-        findings.note("default_mailbox.used", place, "no key is set: the tenant uses the platform's default mailbox",
-                      "nothing; let the tenant use the default mailbox here too")  # fmt: skip
+        findings.note(
+            "default_mailbox.used",
+            place,
+            "no key is set: the tenant uses the platform's default mailbox",
+            "nothing; let the tenant use the default mailbox here too",
+        )
         return Taken()
     return _tenant_server(section, wishes, findings)
 
@@ -48,15 +52,21 @@ def _section(source: Source, findings: Findings) -> Section:
     text = text_of(source, findings)
     if form_of(text) is not Form.JSON:
         raise Refusal(
-            "format.unexpected", Place(source.name), "the file is not JSON",
+            "format.unexpected",
+            Place(source.name),
+            "the file is not JSON",
             'give the tenant settings as { "SMTP.Server": "…", "SMTP.Port": 587, … }',
-        )  # fmt: skip
+        )
     node = parse(text, source.name, findings)
     if isinstance(node, Array):
         node = _from_list(node, source.name)
     if not isinstance(node, Object):
-        raise Refusal("json.no_object", Place(source.name), "the document is a single value, not settings",
-                      'write { "SMTP.Server": "…", … }')  # fmt: skip
+        raise Refusal(
+            "json.no_object",
+            Place(source.name),
+            "the document is a single value, not settings",
+            'write { "SMTP.Server": "…", … }',
+        )
     for member in node.members:
         if not isinstance(member.node, Scalar):
             _nested(member, source.name, findings)
@@ -70,12 +80,20 @@ def _from_list(node: Array, file: str) -> Object:
         key = item.get("key") if isinstance(item, Object) else None
         value = item.get("value") if isinstance(item, Object) else None
         if key is None or not isinstance(key.node, Scalar) or not key.node.text:
-            raise Refusal("json.no_object", Place(file, line=item.line), "an item of the list has no key",
-                          'write { "key": "SMTP.Server", "value": "…" }')  # fmt: skip
+            raise Refusal(
+                "json.no_object",
+                Place(file, line=item.line),
+                "an item of the list has no key",
+                'write { "key": "SMTP.Server", "value": "…" }',
+            )
         name = key.node.text
         if name.lower() in members:
-            raise Refusal(f"key.duplicate_by_case:{checks.shown(name)}", Place(file, name, key.line),
-                          f"{checks.shown(name)} is there twice", "keep one of the two")  # fmt: skip
+            raise Refusal(
+                f"key.duplicate_by_case:{checks.shown(name)}",
+                Place(file, name, key.line),
+                f"{checks.shown(name)} is there twice",
+                "keep one of the two",
+            )
         content: Node = value.node if value else Scalar("", Kind.NULL, item.line)
         members[name.lower()] = Member(name, content, key.line)
     return Object(tuple(members.values()), node.line)
@@ -84,13 +102,20 @@ def _from_list(node: Array, file: str) -> Object:
 def _nested(member: Member, file: str, findings: Findings) -> None:
     place = Place(file, checks.shown(member.key), member.line)
     if member.key.lower() in {key.lower() for key in _KNOWN}:
-        findings.refuse(f"value.wrong_type:{member.key}", place, "a list or an object stands where a value belongs",
-                        "write a single value")  # fmt: skip
+        findings.refuse(
+            f"value.wrong_type:{member.key}",
+            place,
+            "a list or an object stands where a value belongs",
+            "write a single value",
+        )
     else:
         near = checks.nearest(member.key, _KNOWN) or _SERVER
-        findings.refuse(f"key.unknown:{checks.shown(member.key)}", place,
-                        "settings stand inside another one; the keys of the tenant settings are flat",
-                        f"write the whole key, such as {near}")  # fmt: skip
+        findings.refuse(
+            f"key.unknown:{checks.shown(member.key)}",
+            place,
+            "settings stand inside another one; the keys of the tenant settings are flat",
+            f"write the whole key, such as {near}",
+        )
 
 
 def _tenant_server(section: Section, wishes: Wishes, findings: Findings) -> Taken:
@@ -100,10 +125,11 @@ def _tenant_server(section: Section, wishes: Wishes, findings: Findings) -> Take
         if not (section.has(key) if key == _PASSWORD else section.text(key)):
             complete = False
             findings.warn(
-                f"tenant_server.incomplete:{key}", section.at(key),
+                f"tenant_server.incomplete:{key}",
+                section.at(key),
                 f"{key} is not set; the product uses the tenant's own server only when all four keys are",
                 f"set {key}, or nothing: mail goes through the platform's default mailbox as before",
-            )  # fmt: skip
+            )
     _port_is_number(section, findings)
     port = checks.port(section, _PORT, findings, checks.SUBMISSION)
     host = checks.host(section, _SERVER, findings)
@@ -114,23 +140,27 @@ def _tenant_server(section: Section, wishes: Wishes, findings: Findings) -> Take
     if not complete:
         return Taken(without_effect=True)
     source: Mapping[str, str | int | bool | None] = {"tenant_server": True}
-    return Taken((
-        ImportedMailbox(
-            name=wishes.prefix or "elixeum",
-            delivery=Smtp(host, port, tls, login),
-            source=MappingProxyType(source),
-            sender=address,
-            display_name=name,
-        ),
-    ))  # fmt: skip
+    return Taken(
+        (
+            ImportedMailbox(
+                name=wishes.prefix or "elixeum",
+                delivery=Smtp(host, port, tls, login),
+                source=MappingProxyType(source),
+                sender=address,
+                display_name=name,
+            ),
+        )
+    )
 
 
 def _port_is_number(section: Section, findings: Findings) -> None:
     if checks.is_text(section, _PORT) and checks.number_of(section.text(_PORT)) is not None:
         findings.refuse(
-            f"value.wrong_type:{_PORT}", section.at(_PORT), f"{_PORT} is a text; the product's key is a number",
+            f"value.wrong_type:{_PORT}",
+            section.at(_PORT),
+            f"{_PORT} is a text; the product's key is a number",
             "write the number without quotation marks",
-        )  # fmt: skip
+        )
 
 
 def _login(section: Section, findings: Findings, *, complete: bool) -> Login | None:
@@ -138,9 +168,11 @@ def _login(section: Section, findings: Findings, *, complete: bool) -> Login | N
         return None
     if not section.text(_PASSWORD):
         findings.ask(
-            "secret.masked", section.at(_PASSWORD), "the password is blank, as the product shows every password",
+            "secret.masked",
+            section.at(_PASSWORD),
+            "the password is blank, as the product shows every password",
             "enter the password in the file that the mailbox names (password_file)",
-        )  # fmt: skip
+        )
         return Login(section.text(_USER), None)
     return checks.login(section, _USER, _PASSWORD, findings)
 
@@ -168,6 +200,5 @@ def _sender(section: Section, findings: Findings, *, complete: bool) -> tuple[st
         return name, ""
     if "@" in section.text(_USER):
         return name, checks.named_address(section.text(_USER), section.at(_USER), findings)[1]
-    checks.missing(section, _ADDRESS, findings, f"{_USER} is no address that could be the sender",
-                   f"set {_ADDRESS}")  # fmt: skip
+    checks.missing(section, _ADDRESS, findings, f"{_USER} is no address that could be the sender", f"set {_ADDRESS}")
     return name, ""

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from worker.importers.dotnet_json import Kind, Scalar
 from worker.importers.finding import Place, Refusal
+from worker.importers.source import too_large
 
+_MOST = 5_000  # lines
 _LINE = re.compile(r"(?:export\s+|set\s+|\$env:)?\s*([A-Za-z_][A-Za-z0-9_.:\-]*)\s*=(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -17,7 +19,10 @@ def parse(text: str, file: str) -> Iterator[tuple[str, Scalar]]:
     Raises:
         Refusal: a line is neither an assignment nor a comment.
     """
-    for number, line in enumerate(text.split("\n"), 1):
+    lines = text.split("\n")
+    if len(lines) > _MOST:
+        raise too_large(file, f"the file has more than {_MOST} lines")
+    for number, line in enumerate(lines, 1):
         stripped = line.strip()
         if not stripped or stripped.startswith(("#", ";")):
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from worker.importers import checks, markup, table
@@ -17,10 +17,9 @@ from worker.importers.dotnet_json import Array, Kind, Node, Object, Scalar, pars
 from worker.importers.finding import Findings, Place, Refusal
 from worker.importers.mailbox import ImportedMailbox, Login, OAuthLogin, Pickup, Priority, Smtp, Taken
 from worker.importers.section import Section, Setting
-from worker.importers.source import Form, Source, form_of, text_of
+from worker.importers.source import Form, Source, form_of, text_of, too_large
 from worker.importers.wishes import IIS, Wishes
 
-_DIGITS = 9  # of an id that is a number
 _SERVER = (
     "ServerID",
     "ServerName",
@@ -72,6 +71,7 @@ _PRIORITIES = {
     "High": Priority.HIGH,
 }
 _OAUTH = {"0": False, "1": True, "Basic": False, "OAuth2": True, "OAuth 2.0": True, "OAuth2.0": True, "OAuth": True}
+_MOST = 1_000  # servers
 _DISABLED = ".disabled"
 
 
@@ -92,14 +92,14 @@ def read(sources: Sequence[Source], wishes: Wishes, findings: Findings) -> Taken
             text = text_of(source, findings)
             rows, columns = _rows(text, source.name, findings)
             _sorted_in(rows, columns, source.name, tables, findings)
+    if len(tables.servers) > _MOST:
+        raise too_large(tables.servers[0].place.file, f"there are more than {_MOST} servers")
     sites = _Sites(tables.sites)
     mailboxes = [_mailbox(row, sites, wishes, findings) for row in tables.servers if not findings.full]
     _identities(tables.servers, findings)
     defaults = _Defaults(tables.keys, sites, wishes, findings)
-    mailboxes = [*defaults.mailboxes(), *mailboxes]
-    if tables.keys and not defaults.emails_enabled:
-        return Taken(tuple(mailboxes), without_effect=True)
-    return Taken(tuple(mailboxes))
+    found = tuple(defaults.switched(mailbox) for mailbox in (*defaults.mailboxes(), *mailboxes))
+    return Taken(found, without_effect=not (found or defaults.anybody_on))
 
 
 # Rows of the three carriers
@@ -296,7 +296,7 @@ def _mailbox(row: Section, sites: _Sites, wishes: Wishes, findings: Findings) ->
         name=f"{wishes.prefix or 'kentico'}-{checks.slug(number or row.text('ServerName'))}"[:64],
         delivery=_delivery(name, row, wishes, findings, active=active),
         source=MappingProxyType(
-            {"id": int(number) if number.isascii() and number.isdigit() and len(number) <= _DIGITS else number or None}
+            {"id": checks.number_of(number) if checks.number_of(number) is not None else number or None}
         ),
         enabled=enabled,
         in_effect=is_global or bool(bound),
@@ -475,7 +475,6 @@ class _Defaults:
                 )
             elif name.lower().startswith("cmssmtp") or not name:
                 self._unknown(name, row)
-        self.emails_enabled = self._switch("", "CMSEmailsEnabled", default=True) and not self._debugging()
 
     def _add(self, site: str, key: str, setting: Setting) -> None:
         settings = self._by_site.setdefault(site, {})
@@ -497,6 +496,21 @@ class _Defaults:
             f"did you mean {near}?" if near else "remove the row",
         )
 
+    def switched(self, mailbox: ImportedMailbox) -> ImportedMailbox:
+        """The mailbox under the product's own stop switches: no e-mails at all, or only into the log."""
+        on = self.anybody_on if mailbox.sites is None else not mailbox.sites or any(map(self._on, mailbox.sites))
+        return replace(mailbox, enabled=mailbox.enabled and on and not self._debugging(), suppress=self._debugging())
+
+    @property
+    def anybody_on(self) -> bool:
+        """Whether any site, or mail without a site, goes out."""
+        return not self._debugging() and any(map(self._on, ("", *self._by_site)))
+
+    def _on(self, site: str) -> bool:
+        """A site's own switch counts, else the global one."""
+        everywhere = self._switch("", "CMSEmailsEnabled", default=True)
+        return self._switch(site, "CMSEmailsEnabled", default=everywhere)
+
     def mailboxes(self) -> Iterator[ImportedMailbox]:
         for site, settings in self._by_site.items():
             section = Section(next(iter(settings.values())).place, settings)
@@ -512,7 +526,7 @@ class _Defaults:
                 )
 
     def _remarks(self, site: str, section: Section) -> None:
-        if not self._switch(site, "CMSEmailsEnabled", default=True):
+        if not self._on(site):
             self._findings.warn(
                 f"mail.disabled{_for(site)}",
                 section.at("CMSEmailsEnabled"),
@@ -552,7 +566,7 @@ class _Defaults:
             inherited = self._by_site.get("", {}).get("cmsusessl")
             if inherited is not None:
                 section = Section(section.place, {**section.settings, "cmsusessl": inherited})
-        enabled = self._switch(site, "CMSEmailsEnabled", default=True)
+        enabled = self._on(site)
         place = section.at("CMSSMTPServer")
         host, port = host_and_port(section.text("CMSSMTPServer"), place, self._findings)
         if checks.choice(section, "CMSSMTPServerAuthenticationType", _OAUTH, self._findings, default=False):

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from xml.parsers import expat
 
 from worker.importers.finding import Place, Refusal
+from worker.importers.source import too_large
 
 _DEEPEST = 64
+_MOST = 20_000  # elements
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ def parse(text: str, file: str) -> Element:
 
 class _Builder:
     def __init__(self, file: str) -> None:
-        self._file = file
+        self._file, self._count = file, 0
         self._open = [Element("", {}, 0)]
         # The text has been decoded already, whatever its declaration says.
         self._parser = expat.ParserCreate(encoding="utf-8")
@@ -78,6 +80,9 @@ class _Builder:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         line = self._parser.CurrentLineNumber
+        self._count += 1
+        if self._count > _MOST:
+            raise too_large(self._file, f"the document has more than {_MOST} elements")
         if len(self._open) > _DEEPEST:
             raise Refusal(
                 "xml.too_deep",

@@ -15,17 +15,27 @@ from worker.importers.dotnet_json import Array, Kind, Object, Scalar, parse
 from worker.importers.finding import Findings, Place, Refusal
 from worker.importers.mailbox import ImportedMailbox, Login, Rule, Smtp, SourceTls, Taken
 from worker.importers.section import Section, Setting, of_object
-from worker.importers.source import Form, Source, form_of, text_of
+from worker.importers.source import Form, Source, form_of, text_of, too_large
 from worker.importers.wishes import Wishes
 
+_MOST = 1_000  # servers, tasks or processes
 _PREFIX = "privilege-manager"
 _TOP = ("product", "edition", "version", "foreignSystems", "emailTasks", "approvalProcesses", "installerEmailServer")
 _SYSTEM = ("type", "name", "baseUri", "origin", "description", "id")
 _TASK = ("name", "description", "template", "command", "smtpServer", "parameters", "schedules", "enabled", "id")
 _PARAMETERS = ("reportToRun", "fromAddress", "toAddress", "subject", "smtpServer")
 _PROCESS = ("name", "description", "startActivity", "smtpServer", "requestType", "approvalType", "id")
-_INSTALLER = ("emailServer", "fromAddress", "useSsl", "useCustomPort", "port", "authenticationRequired", "userName",
-              "domain", "password")  # fmt: skip
+_INSTALLER = (
+    "emailServer",
+    "fromAddress",
+    "useSsl",
+    "useCustomPort",
+    "port",
+    "authenticationRequired",
+    "userName",
+    "domain",
+    "password",
+)
 _APPROVALS = "Manual Approval Process with E-mail Alerts"
 _EDITIONS = {"cloud": True, "on-premises": False, "onpremises": False, "on-premise": False, "onprem": False}
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):(?P<slashes>//)?(?P<rest>.*)", re.DOTALL)
@@ -45,8 +55,12 @@ def read(sources: Sequence[Source], wishes: Wishes, findings: Findings) -> Taken
                 case Form.LINES:
                     taken = Taken(tuple(_listed(text, source.name, wishes, findings)))
                 case Form.XML:
-                    raise Refusal("format.unexpected", Place(source.name), "the file is XML",
-                                  "write the carrier of docs/importing.md, or one URI a line")  # fmt: skip
+                    raise Refusal(
+                        "format.unexpected",
+                        Place(source.name),
+                        "the file is XML",
+                        "write the carrier of docs/importing.md, or one URI a line",
+                    )
             mailboxes.extend(taken.mailboxes)
             rules.extend(taken.rules)
             idle = idle or taken.without_effect
@@ -58,7 +72,10 @@ def read(sources: Sequence[Source], wishes: Wishes, findings: Findings) -> Taken
 
 def _listed(text: str, file: str, wishes: Wishes, findings: Findings) -> Iterator[ImportedMailbox]:
     names: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), 1):
+    lines = text.split("\n")
+    if len(lines) > _MOST:
+        raise too_large(file, f"the list has more than {_MOST} lines")
+    for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if findings.full:
@@ -93,13 +110,17 @@ def uri(text: str, place: Place, findings: Findings) -> tuple[str, int]:
 
 def _authority(rest: str, place: Place, findings: Findings) -> tuple[str, int]:
     if "@" in rest:
-        _wrong("uri.secret_in_uri", place, findings, "the URI holds a login, and with it perhaps a password",
-               "write smtp://host:port; the login belongs into the mailbox's [login]")  # fmt: skip
+        _wrong(
+            "uri.secret_in_uri",
+            place,
+            findings,
+            "the URI holds a login, and with it perhaps a password",
+            "write smtp://host:port; the login belongs into the mailbox's [login]",
+        )
         return "", checks.RELAY
     authority, slash, path = rest.partition("/")
     if path or "?" in authority or "#" in authority:
-        _wrong("uri.path_or_query", place, findings, "after host and port nothing may follow",
-               "write smtp://host:port")  # fmt: skip
+        _wrong("uri.path_or_query", place, findings, "after host and port nothing may follow", "write smtp://host:port")
         return "", checks.RELAY
     del slash
     return _host_and_port(authority, place, findings)
@@ -111,14 +132,22 @@ def _host_and_port(authority: str, place: Place, findings: Findings) -> tuple[st
     faulty = False
     if (bracketed and ":" not in bracketed[1]) or re.search(r"[:;]\[", authority):
         faulty = True
-        _wrong("uri.placeholder_brackets", place, findings,
-               "the brackets are those of the manual, they mean: put your value here",
-               f"write smtp://{_proposed(plain)}, without brackets")  # fmt: skip
+        _wrong(
+            "uri.placeholder_brackets",
+            place,
+            findings,
+            "the brackets are those of the manual, they mean: put your value here",
+            f"write smtp://{_proposed(plain)}, without brackets",
+        )
     if ";" in authority:
         faulty = True
-        _wrong("uri.semicolon_port", place, findings,
-               "a semicolon stands before the port; the manual printed it so by mistake until 2020-05-11",
-               f"write smtp://{_proposed(plain)}, with a colon")  # fmt: skip
+        _wrong(
+            "uri.semicolon_port",
+            place,
+            findings,
+            "a semicolon stands before the port; the manual printed it so by mistake until 2020-05-11",
+            f"write smtp://{_proposed(plain)}, with a colon",
+        )
     if faulty:
         return "", checks.RELAY
     if bracketed:
@@ -127,8 +156,12 @@ def _host_and_port(authority: str, place: Place, findings: Findings) -> tuple[st
         host, colon, tail = authority.partition(":")
         port_text = colon + tail
         if ":" in tail:
-            findings.refuse("host.ipv6_ambiguous", place, "an IPv6 address without brackets hides its port",
-                            "write smtp://[address]:port")  # fmt: skip
+            findings.refuse(
+                "host.ipv6_ambiguous",
+                place,
+                "an IPv6 address without brackets hides its port",
+                "write smtp://[address]:port",
+            )
             return "", checks.RELAY
     if not host:
         _wrong("uri.no_host", place, findings, "the URI names no host", "write smtp://host:port")
@@ -160,8 +193,12 @@ class _Document:
     def __init__(self, text: str, file: str, wishes: Wishes, findings: Findings) -> None:
         root = parse(text, file, findings)
         if not isinstance(root, Object):
-            raise Refusal("json.no_object", Place(file), "the document is a list or a single value",
-                          'write { "foreignSystems": [ … ] }')  # fmt: skip
+            raise Refusal(
+                "json.no_object",
+                Place(file),
+                "the document is a list or a single value",
+                'write { "foreignSystems": [ … ] }',
+            )
         self._root, self._file, self._wishes, self._findings = root, file, wishes, findings
 
     def taken(self) -> Taken:
@@ -174,9 +211,12 @@ class _Document:
         mailboxes = [self._mailbox(section, mailbox, rules) for section, mailbox in servers]
         mailboxes.extend(self._installer())
         if not mailboxes:
-            self._findings.warn("server.none", Place(self._file, "foreignSystems"),
-                                "no SMTP server is connected, so the product sends no alerts",
-                                "add a foreign system with a name and a baseUri")  # fmt: skip
+            self._findings.warn(
+                "server.none",
+                Place(self._file, "foreignSystems"),
+                "no SMTP server is connected, so the product sends no alerts",
+                "add a foreign system with a name and a baseUri",
+            )
         return Taken(tuple(mailboxes), tuple(rules), without_effect=not mailboxes)
 
     def _whole(self, node: Object, path: str = "") -> Section:
@@ -199,20 +239,29 @@ class _Document:
         if member is None or (isinstance(member.node, Scalar) and member.node.kind is Kind.NULL):
             return
         items = member.node.items if isinstance(member.node, Array) else (member.node,)
+        if len(items) > _MOST:
+            raise too_large(self._file, f"{member.key} has more than {_MOST} entries")
         for number, item in enumerate(items):
             path = f"{member.key}[{number}]"
             if isinstance(item, Object):
                 yield item, path
             else:
-                self._findings.refuse(f"value.wrong_type:{key}", Place(self._file, path, member.line),
-                                      "here stands no object", "write { … } with the documented keys")  # fmt: skip
+                self._findings.refuse(
+                    f"value.wrong_type:{key}",
+                    Place(self._file, path, member.line),
+                    "here stands no object",
+                    "write { … } with the documented keys",
+                )
 
     def _cloud(self, top: Section, systems: Sequence[Section]) -> bool:
         managed = any(section.text("origin").lower() == "instance-setup" for section in systems)
         if not top.text("edition") and not managed and systems:
-            self._findings.warn("edition.not_stated", top.at("edition"),
-                                "the edition is not stated; on-premises is assumed, where tasks name their server",
-                                'write "edition": "on-premises" or "cloud"')  # fmt: skip
+            self._findings.warn(
+                "edition.not_stated",
+                top.at("edition"),
+                "the edition is not stated; on-premises is assumed, where tasks name their server",
+                'write "edition": "on-premises" or "cloud"',
+            )
         return checks.choice(top, "edition", _EDITIONS, self._findings, managed)
 
     def _systems(self) -> Iterator[tuple[Section, Smtp | None]]:
@@ -220,8 +269,11 @@ class _Document:
             section = self._whole(node, path)
             kind = section.text("type")
             if kind and "smtp" not in kind.lower():
-                self._findings.note("server.other_kind", section.at("type"),
-                                    f"the foreign system is of the type {checks.shown(kind)}, not SMTP")  # fmt: skip
+                self._findings.note(
+                    "server.other_kind",
+                    section.at("type"),
+                    f"the foreign system is of the type {checks.shown(kind)}, not SMTP",
+                )
                 continue
             checks.known_keys(section, _SYSTEM, self._findings)
             if not section.text("name"):
@@ -231,10 +283,11 @@ class _Document:
     def _endpoint(self, section: Section) -> Smtp | None:
         if section.has("baseUri") and not section.text("baseUri"):
             self._findings.warn(
-                "uri.empty", section.at("baseUri"),
+                "uri.empty",
+                section.at("baseUri"),
                 "the server has no URI; the product keeps such a broken record, and mail through it does not go",
                 "write smtp://host:port",
-            )  # fmt: skip
+            )
             return None
         if not section.has("baseUri"):
             checks.missing(section, "baseUri", self._findings, "it says where mail goes", "write smtp://host:port")
@@ -248,10 +301,11 @@ class _Document:
             name = section.text("name")
             if name and name.lower() in names:
                 self._findings.refuse(
-                    f"server.duplicate_name:{checks.shown(name)}", section.at("name"),
+                    f"server.duplicate_name:{checks.shown(name)}",
+                    section.at("name"),
                     f"two servers are called {checks.shown(name)} (case does not count); a task could mean either",
                     "rename one of them",
-                )  # fmt: skip
+                )
             elif name:
                 names[name.lower()] = name
         return names
@@ -283,16 +337,19 @@ class _Document:
             sender = checks.sender(parameters, "fromAddress", self._findings)[1]
             to = parameters.text("toAddress")
             if not to:
-                checks.missing(parameters, "toAddress", self._findings, "the task's mail has no recipient",
-                               "write addresses with commas between them")  # fmt: skip
-            recipients = checks.addresses(
-                to, parameters.at("toAddress"), self._findings, separator=",", other=";"
-            )  # fmt: skip
+                checks.missing(
+                    parameters,
+                    "toAddress",
+                    self._findings,
+                    "the task's mail has no recipient",
+                    "write addresses with commas between them",
+                )
+            recipients = checks.addresses(to, parameters.at("toAddress"), self._findings, separator=",", other=";")
             chosen = parameters if parameters.text("smtpServer") else section
             server = self._server(chosen, names, "task", cloud=cloud)
             fields: dict[str, str | tuple[str, ...]] = {
                 "from": sender,
-                "to": tuple(recipients),
+                "to": recipients,
                 "report": parameters.text("reportToRun"),
             }
             yield Rule("task", section.text("name"), server, MappingProxyType(fields))
@@ -308,34 +365,43 @@ class _Document:
             yield Rule("process", section.text("name"), server, MappingProxyType({"activity": activity}))
         if not found and self._root.get("foreignSystems") is not None:
             self._findings.note(
-                "process.missing", Place(self._file, "approvalProcesses"),
+                "process.missing",
+                Place(self._file, "approvalProcesses"),
                 f"there is no {_APPROVALS}; approval requests send no mail until a rule for them exists",
-            )  # fmt: skip
+            )
 
     def _server(self, section: Section, names: dict[str, str], what: str, *, cloud: bool) -> str:
         server = section.text("smtpServer")
         if cloud:
             if server:
                 self._findings.refuse(
-                    f"server.read_only:{checks.shown(server)}", section.at("smtpServer"),
+                    f"server.read_only:{checks.shown(server)}",
+                    section.at("smtpServer"),
                     f"in the cloud edition the {what} cannot choose a server, it is managed",
                     "remove smtpServer; the managed server is used",
-                )  # fmt: skip
+                )
             elif len(names) == 1:
-                self._findings.note("server.managed_read_only_on_task", section.at("smtpServer"),
-                                    f"the {what} uses the managed server")  # fmt: skip
+                self._findings.note(
+                    "server.managed_read_only_on_task", section.at("smtpServer"), f"the {what} uses the managed server"
+                )
                 return next(iter(names.values()))
             return ""
         if not server:
-            checks.missing(section, "smtpServer", self._findings, f"the {what} must name its server",
-                           "write the name of a foreign system")  # fmt: skip
+            checks.missing(
+                section,
+                "smtpServer",
+                self._findings,
+                f"the {what} must name its server",
+                "write the name of a foreign system",
+            )
         elif server.lower() not in names:
             near = checks.nearest(server, names.values())
             self._findings.refuse(
-                f"server.unknown:{checks.shown(server)}", section.at("smtpServer"),
+                f"server.unknown:{checks.shown(server)}",
+                section.at("smtpServer"),
                 f"the {what} names a server that is not among the foreign systems",
                 f"did you mean {checks.shown(near)}?" if near else "add the foreign system, or name another one",
-            )  # fmt: skip
+            )
         return names.get(server.lower(), "")
 
     def _installer(self) -> Iterator[ImportedMailbox]:
@@ -363,9 +429,12 @@ class _Document:
             checks.missing(section, "port", self._findings, "useCustomPort is true", "write the port")
         port = checks.port(section, "port", self._findings, checks.RELAY) if custom else checks.RELAY
         if not custom and checks.number_of(section.text("port")) not in {None, 0, checks.RELAY}:
-            self._findings.warn("port.not_in_use", section.at("port"),
-                                "a port is written, but useCustomPort is false, so port 25 is used",
-                                "set useCustomPort to true if the port is meant")  # fmt: skip
+            self._findings.warn(
+                "port.not_in_use",
+                section.at("port"),
+                "a port is written, but useCustomPort is false, so port 25 is used",
+                "set useCustomPort to true if the port is meant",
+            )
         flag = checks.boolean(section, "useSsl", self._findings, default=False)
         tls = checks.flagged_tls(flag=flag, port=port, place=section.at("useSsl"), findings=self._findings)
         login = self._login(section)
@@ -382,8 +451,9 @@ class _Document:
         if login is None or not domain or "\\" in login.username or "@" in login.username:
             return login
         self._findings.warn(
-            "auth.domain_login", section.at("domain"),
+            "auth.domain_login",
+            section.at("domain"),
             "the login has a Windows domain; DOMAIN\\user is what the server is told",
             "nothing, or write the login as the server wants it into the mailbox (login.username)",
-        )  # fmt: skip
+        )
         return Login(f"{domain}\\{login.username}", login.password)

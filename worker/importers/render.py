@@ -82,13 +82,16 @@ def _mailbox(mailbox: ImportedMailbox, placing: Placing) -> Iterator[str]:
     yield from _pairs(
         display_name=mailbox.display_name,
         senders=mailbox.senders,
-        enabled=None if mailbox.enabled else False,
+        enabled=None if mailbox.enabled and mailbox.in_effect else False,
         purposes=tuple(name for name in mailbox.purposes if _CATEGORY.fullmatch(name)),
         allowed_domains=mailbox.recipients.allowed_domains,
         catch_all=mailbox.recipients.catch_all_to,
         catch_all_cc=mailbox.recipients.catch_all_cc,
         suppress=mailbox.suppress or None,
     )
+    if mailbox.recipients.most:
+        # There the rest was dropped in silence; here such a mail is refused with the reason.
+        yield f"limits = {{ recipients_per_message = {mailbox.recipients.most} }}"
     match mailbox.delivery:
         case Smtp() as smtp:
             yield from _smtp(smtp, mailbox, placing)
@@ -115,6 +118,8 @@ def _scope(mailbox: ImportedMailbox, placing: Placing) -> Iterator[str]:
 
 
 def _smtp(smtp: Smtp, mailbox: ImportedMailbox, placing: Placing) -> Iterator[str]:
+    if not smtp.host:
+        yield '# To do: host = "…"; the old product has none.'
     if smtp.host.lower() == _OFFICE365:
         yield _pair("preset", "office365")
     yield from _pairs(
@@ -128,6 +133,8 @@ def _smtp(smtp: Smtp, mailbox: ImportedMailbox, placing: Placing) -> Iterator[st
     match smtp.login:
         case Login(username=username):
             yield f"[mailboxes.{_key(mailbox.name)}.login]"
+            if not username:
+                yield '# To do: username = "…"; the old product logged in as its Windows account.'
             yield from _pairs(username=username, password_file=secret)
         case OAuthLogin(username=username, credentials=credentials):
             yield f"[mailboxes.{_key(mailbox.name)}.oauth]"

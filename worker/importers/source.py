@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from worker.importers.finding import Findings, Place, Refusal
 
-MOST = 2 * 1024 * 1024  # octets; the largest honest file, a dump of all settings keys, has a few hundred thousand
+MOST = 1024 * 1024  # octets; the largest honest file, a dump of all settings keys, has a few hundred thousand
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -45,6 +45,16 @@ class Source:
     fault: str = ""
 
 
+def too_large(file: str, what: str) -> Refusal:
+    """Settings are not as large as that, and a refusal must come at once."""
+    return Refusal(
+        "file.too_large",
+        Place(file),
+        f"{what}; settings have not so much",
+        "give the settings file itself, or only its mail section",
+    )
+
+
 def text_of(source: Source, findings: Findings) -> str:
     """The text, whichever of the usual encodings it has; line ends become LF.
 
@@ -55,13 +65,8 @@ def text_of(source: Source, findings: Findings) -> str:
     if source.fault:
         raise Refusal("file.unreadable", place, source.fault, "give a file that can be read")
     if len(source.content) > MOST:
-        raise Refusal(
-            "file.too_large",
-            place,
-            f"the file is larger than {MOST // 1024} KiB; settings are not",
-            "give the settings file itself, or only its mail section",
-        )
-    text = _decoded(source.content, place, findings)
+        raise too_large(source.name, f"the file is larger than {MOST // 1024} KiB")
+    text = _decoded(source.content, place, findings).removeprefix("\ufeff")
     if odd := _ODD.search(text):
         line = text.count("\n", 0, odd.start()) + 1
         raise Refusal(

@@ -26,9 +26,18 @@ _DELIVERY = {
 }
 _FORMAT = {"SevenBit": False, "International": True}
 # Attributes that .NET allows on every section; they rule who may change it.
-_GENERAL = ("lockItem", "lockElements", "lockAttributes", "lockAllElementsExcept", "lockAllAttributesExcept",
-            "configSource", "configProtectionProvider", "inheritInChildApplications", "allowOverride",
-            "overrideMode")  # fmt: skip
+_GENERAL = (
+    "lockItem",
+    "lockElements",
+    "lockAttributes",
+    "lockAllElementsExcept",
+    "lockAllAttributesExcept",
+    "configSource",
+    "configProtectionProvider",
+    "inheritInChildApplications",
+    "allowOverride",
+    "overrideMode",
+)
 _NETWORK = ("host", "port", "userName", "password", "defaultCredentials", "enableSsl", "clientDomain", "targetName")
 
 
@@ -57,10 +66,11 @@ def read(text: str, file: str, others: frozenset[str], wishes: Wishes, findings:
         if child.name not in {"network", "specifiedPickupDirectory"}:
             near = checks.nearest(child.name, ("network", "specifiedPickupDirectory"))
             findings.refuse(
-                f"key.unknown:{checks.shown(child.name)}", Place(file, f"smtp/{checks.shown(child.name)}", child.line),
+                f"key.unknown:{checks.shown(child.name)}",
+                Place(file, f"smtp/{checks.shown(child.name)}", child.line),
                 "no such element belongs there; .NET refuses the file",
                 f"did you mean {near}?" if near else "remove it",
-            )  # fmt: skip
+            )
     if checks.choice(top, "deliveryFormat", _FORMAT, findings, default=False):
         findings.note("format.international", top.at("deliveryFormat"), "SMTPUTF8 is used whenever an address needs it")
     delivery = _delivery(top, smtp, wishes, findings)
@@ -89,9 +99,11 @@ def _smtp_element(root: Element, file: str, others: frozenset[str]) -> Element |
         return found[0] if found else None
     if found:
         raise Refusal(
-            f"section.duplicate:{_SECTION}", Place(file, _SECTION, found[1].line), "the section is there twice",
+            f"section.duplicate:{_SECTION}",
+            Place(file, _SECTION, found[1].line),
+            "the section is there twice",
             "keep the one that counts",
-        )  # fmt: skip
+        )
     near = next((item for item in root.walk() if item.name.lower() in {"smtp", "mailsettings", "system.net"}), None)
     raise Refusal(
         f"section.not_found:{_SECTION}",
@@ -167,42 +179,56 @@ def _delivery(top: Section, smtp: Element, wishes: Wishes, findings: Findings) -
     method = checks.choice(top, "deliveryMethod", _DELIVERY, findings, "network")
     if method == "network":
         if path:
-            findings.warn("delivery.conflict", folder.at("pickupDirectoryLocation"),
-                          "a pickup directory is named, but deliveryMethod is network, which counts",
-                          'write deliveryMethod="specifiedPickupDirectory" if files are meant')  # fmt: skip
+            findings.warn(
+                "delivery.conflict",
+                folder.at("pickupDirectoryLocation"),
+                "a pickup directory is named, but deliveryMethod is network, which counts",
+                'write deliveryMethod="specifiedPickupDirectory" if files are meant',
+            )
         return _smtp(network, findings)
     if checks.boolean(network, "enableSsl", findings, default=False):
-        findings.warn("tls.meaningless_for_pickup", network.at("enableSsl"),
-                      "files are written, no connection is made that could be encrypted; .NET itself stops here",
-                      "nothing; it is left out")  # fmt: skip
+        findings.warn(
+            "tls.meaningless_for_pickup",
+            network.at("enableSsl"),
+            "files are written, no connection is made that could be encrypted; .NET itself stops here",
+            "nothing; it is left out",
+        )
     if method == "pickupDirectoryFromIis":
         return iis_directory(top.at("deliveryMethod"), wishes, findings)
     if not path:
-        checks.missing(folder, "pickupDirectoryLocation", findings, "deliveryMethod is specifiedPickupDirectory",
-                       "write <specifiedPickupDirectory pickupDirectoryLocation=…/>")  # fmt: skip
+        checks.missing(
+            folder,
+            "pickupDirectoryLocation",
+            findings,
+            "deliveryMethod is specifiedPickupDirectory",
+            "write <specifiedPickupDirectory pickupDirectoryLocation=…/>",
+        )
         return Pickup("")
-    return checks.directory(
-        path, folder.at("pickupDirectoryLocation"), wishes, findings, absolute=True, writer="iis"
-    )  # fmt: skip
+    return checks.directory(path, folder.at("pickupDirectoryLocation"), wishes, findings, absolute=True, writer="iis")
 
 
 def iis_directory(place: Place, wishes: Wishes, findings: Findings) -> Pickup:
     """The directory that only IIS's metabase knows."""
     if IIS not in wishes.paths:
         findings.refuse(
-            "iis.path_unknown", place,
+            "iis.path_unknown",
+            place,
             "the directory stands in the metabase of IIS, which cannot be read from here",
             f"say where it is mounted here: --map {IIS}=/srv/pickup (NETWORK SERVICE had to be able to write there; "
             "here the worker's user and pickup.group)",
-        )  # fmt: skip
+        )
     return Pickup(wishes.paths.get(IIS, ""), "iis", from_iis=True)
 
 
 def _only(smtp: Element, name: str, file: str) -> Element | None:
     found = list(smtp.all(name))
     if len(found) > 1:
-        raise Refusal(f"section.duplicate:{name}", Place(file, f"smtp/{name}", found[1].line),
-                      f"{name} is there twice; .NET refuses the file", "keep the one that counts")  # fmt: skip
+        raise Refusal(
+            f"section.duplicate:{name}",
+            Place(file, f"smtp/{name}", found[1].line),
+            f"{name} is there twice; .NET refuses the file",
+            "keep the one that counts",
+        )
     return found[0] if found else None
 
 
@@ -219,9 +245,12 @@ def _smtp(network: Section, findings: Findings) -> Smtp:
     tls = checks.flagged_tls(flag=flag, port=port, place=network.at("enableSsl"), findings=findings)
     checks.protection(tls, network.at("enableSsl"), findings, with_login=login is not None)
     if network.text("targetName"):
-        findings.warn("key.no_meaning_here:targetName", network.at("targetName"),
-                      "targetName belongs to Windows authentication, which has no equal here",
-                      "nothing; it is left out")  # fmt: skip
+        findings.warn(
+            "key.no_meaning_here:targetName",
+            network.at("targetName"),
+            "targetName belongs to Windows authentication, which has no equal here",
+            "nothing; it is left out",
+        )
     return Smtp(
         checks.host(network, "host", findings), port, tls, login, checks.host(network, "clientDomain", findings)
     )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 
 from worker.importers.finding import Place, Refusal
+from worker.importers.source import too_large
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .]{0,99}")
+_MOST_ROWS, _MOST_COLUMNS = 20_000, 500
 _SEPARATORS = ",;\t|"
 
 
@@ -44,6 +48,8 @@ def parse(text: str, file: str) -> Table:
                 continue
             if not columns:
                 columns = _header(cells, file, line)
+            elif len(rows) == _MOST_ROWS:
+                raise too_large(file, f"the table has more than {_MOST_ROWS} rows")
             else:
                 rows.append(_row(columns, cells, file, line))
     except csv.Error as error:
@@ -70,7 +76,16 @@ def _is_rule(cells: list[str]) -> bool:
 
 
 def _header(cells: list[str], file: str, line: int) -> tuple[str, ...]:
+    if len(cells) > _MOST_COLUMNS:
+        raise too_large(file, f"the table has more than {_MOST_COLUMNS} columns")
     columns = tuple(cell.strip().strip("[]") for cell in cells)
+    if not all(_NAME.fullmatch(column) for column in columns):
+        raise Refusal(
+            "csv.header_missing",
+            Place(file, line=line),
+            "the first line is no line of column names",
+            "export the table with its column names in the first line",
+        )
     folded = [column.lower() for column in columns]
     for column in columns:
         if folded.count(column.lower()) > 1:

@@ -17,8 +17,17 @@ from worker.importers.source import Form, Source, form_of, text_of
 from worker.importers.wishes import Wishes
 
 _SECTION = "Umbraco:CMS:Global:Smtp"
-_KNOWN = ("From", "Host", "Port", "SecureSocketOptions", "DeliveryMethod", "PickupDirectoryLocation", "Username",
-          "Password", "EmailExpiration")  # fmt: skip
+_KNOWN = (
+    "From",
+    "Host",
+    "Port",
+    "SecureSocketOptions",
+    "DeliveryMethod",
+    "PickupDirectoryLocation",
+    "Username",
+    "Password",
+    "EmailExpiration",
+)
 _NETWORK, _FOLDER, _IIS = "Network", "SpecifiedPickupDirectory", "PickupDirectoryFromIis"
 _METHODS = {_NETWORK: _NETWORK, _FOLDER: _FOLDER, _IIS: _IIS, "0": _NETWORK, "1": _FOLDER, "2": _IIS}
 
@@ -68,8 +77,12 @@ def _from_appsettings(sources: Sequence[Source], wishes: Wishes, findings: Findi
         return
     checks.known_keys(section, _KNOWN, findings)
     if not given.trees and not any(section.text(key) for key in ("From", "Host", "PickupDirectoryLocation")):
-        findings.note("file.companion", section.place, "these variables only complete an appsettings.json",
-                      "import both files together")  # fmt: skip
+        findings.note(
+            "file.companion",
+            section.place,
+            "these variables only complete an appsettings.json",
+            "import both files together",
+        )
         return
     yield _mailbox(section, wishes, findings)
 
@@ -96,19 +109,31 @@ def _delivery(section: Section, wishes: Wishes, findings: Findings) -> Smtp | Pi
     if folder:
         # The product's own order: a directory that is set wins, whatever DeliveryMethod says.
         if method == _NETWORK and (host or section.text("DeliveryMethod")):
-            findings.warn("delivery.conflict", section.at("DeliveryMethod"),
-                          "DeliveryMethod is Network, but PickupDirectoryLocation is set, and that wins there",
-                          "remove PickupDirectoryLocation if mail is to go to Host")  # fmt: skip
+            findings.warn(
+                "delivery.conflict",
+                section.at("DeliveryMethod"),
+                "DeliveryMethod is Network, but PickupDirectoryLocation is set, and that wins there",
+                "remove PickupDirectoryLocation if mail is to go to Host",
+            )
         if checks.socket_option(section, "SecureSocketOptions", findings) in {"StartTls", "SslOnConnect"}:
-            findings.warn("tls.meaningless_for_pickup", section.at("SecureSocketOptions"),
-                          "files are written, no connection is made that could be encrypted", "nothing")  # fmt: skip
+            findings.warn(
+                "tls.meaningless_for_pickup",
+                section.at("SecureSocketOptions"),
+                "files are written, no connection is made that could be encrypted",
+                "nothing",
+            )
         place = section.at("PickupDirectoryLocation")
         return checks.directory(folder, place, wishes, findings, writer="exchange")
     if method == _IIS:
         return system_net.iis_directory(section.at("DeliveryMethod"), wishes, findings)
     if method == _FOLDER:
-        checks.missing(section, "PickupDirectoryLocation", findings, f"DeliveryMethod is {_FOLDER}",
-                       "write the directory, or DeliveryMethod: Network with a Host")  # fmt: skip
+        checks.missing(
+            section,
+            "PickupDirectoryLocation",
+            findings,
+            f"DeliveryMethod is {_FOLDER}",
+            "write the directory, or DeliveryMethod: Network with a Host",
+        )
         return Pickup("")
     if not host:
         checks.missing(section, "Host", findings, "without it the product counts mail as not configured", "write Host")
