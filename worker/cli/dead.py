@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.cli.actor import actor
 from worker.unusable import Unusable
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def discard(
 
     async def throw_away(letter: Letter, letters: DeadLetters, register: Register) -> bool:
         await letters.discard(letter)
-        await register.note(_actor(), "discard", _subject(letter), letter.reason)
+        await register.note(actor(), "discard", _subject(letter), letter.reason)
         typer.echo(f"discarded  {letter.name}  {_subject(letter)}")
         return True
 
@@ -200,7 +201,7 @@ def _replay(wanted: _Filter, correction: Correction, *, even_in_doubt: bool, pau
             return False
         notification = prepared.notification
         key = Key(notification.tenant.lower(), notification.id)
-        if not await register.reopen(key, digest(notification), prepared.progress, _actor()):
+        if not await register.reopen(key, digest(notification), prepared.progress, actor()):
             typer.secho(f"left alone  {letter.name}  {key}: it is being sent right now", fg="yellow")
             return False
         await letters.replay(letter, prepared.body, pack(prepared.progress, notification))
@@ -315,9 +316,3 @@ def _fields(letter: Letter) -> dict[str, Any]:
 def _subject(letter: Letter) -> str:
     fields = _fields(letter)
     return f"{fields['tenant'] or '-'}/{fields['id'] or letter.name}"
-
-
-def _actor() -> str:
-    from worker.cli.actor import actor
-
-    return actor()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.cli.actor import actor
 from worker.unusable import Unusable
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def add(
     follow: login.password=file:PATH or env:NAME. `default=true` makes it the platform's default mailbox.
     """
     document = _with_secret(_document(source, pairs), password_file, stdin=password_stdin, prompt=password_prompt)
-    _show(_asked(lambda desk: desk.add(name, document, _actor())), as_json=as_json)
+    _show(_asked(lambda desk: desk.add(name, document, actor())), as_json=as_json)
 
 
 @app.command("set")
@@ -113,7 +114,7 @@ def set_(
         known = (await desk.one(name)).settings if password_file or password_stdin or password_prompt else {}
         oauth = "oauth" in {**known, **patch} and "login" not in patch
         given = _with_secret(patch, password_file, stdin=password_stdin, prompt=password_prompt, oauth=oauth)
-        return await desk.change(name, given, _actor(), revision)
+        return await desk.change(name, given, actor(), revision)
 
     _show(_asked(change), as_json=as_json)
 
@@ -121,14 +122,14 @@ def set_(
 @app.command("enable")
 def enable(name: Name) -> None:
     """Switch a mailbox on."""
-    _asked(lambda desk: desk.switch(name, _actor(), on=True))
+    _asked(lambda desk: desk.switch(name, actor(), on=True))
     typer.echo(f"{name} is on; workers use it within seconds.")
 
 
 @app.command("disable")
 def disable(name: Name) -> None:
     """Switch a mailbox off: mails under way are finished, no new ones are begun."""
-    _asked(lambda desk: desk.switch(name, _actor(), on=False))
+    _asked(lambda desk: desk.switch(name, actor(), on=False))
     typer.echo(f"{name} is off within seconds; mail that has no other server waits.")
 
 
@@ -141,7 +142,7 @@ def pause(
 ) -> None:
     """Let a mailbox rest on all workers, whether it is the file's or the store's."""
     seconds = _seconds(lasting) if lasting is not None else None
-    shown = _asked(lambda desk: desk.pause(name, because, _actor(), seconds))
+    shown = _asked(lambda desk: desk.pause(name, because, actor(), seconds))
     until = shown.paused.until if shown.paused else None
     typer.echo(f"{name} rests " + (f"until {until:%Y-%m-%d %H:%M:%S %Z}." if until else "until it is resumed."))
 
@@ -149,7 +150,7 @@ def pause(
 @app.command("resume")
 def resume(name: Name) -> None:
     """End a pause by hand."""
-    _asked(lambda desk: desk.resume(name, _actor()))
+    _asked(lambda desk: desk.resume(name, actor()))
     typer.echo(f"{name} is used again within seconds; what waits looks again within minutes.")
 
 
@@ -158,7 +159,7 @@ def forget_secret(
     name: Name, key: Annotated[str, typer.Argument(metavar="KEY", help="login.password, for example.")]
 ) -> None:
     """Remove a secret. Until there is a new one the mailbox's mail waits."""
-    _asked(lambda desk: desk.forget(name, key, _actor()))
+    _asked(lambda desk: desk.forget(name, key, actor()))
     typer.echo(f"{name} has no {key} any more.")
 
 
@@ -186,7 +187,7 @@ def look(name: Name, *, as_json: AsJson = False) -> None:
 @app.command("remove")
 def remove(name: Name, *, revision: Revision = None) -> None:
     """Remove a mailbox and its secrets from the store. Its tenants are from then on tenants without this server."""
-    _asked(lambda desk: desk.remove(name, _actor(), revision))
+    _asked(lambda desk: desk.remove(name, actor(), revision))
     typer.echo(f"{name} is removed.")
 
 
@@ -198,12 +199,6 @@ def _asked(question: Callable[[Administration], Awaitable[Any]]) -> Any:
             return await question(desk)
 
     return asyncio.run(ask())
-
-
-def _actor() -> str:
-    from worker.cli.actor import actor
-
-    return actor()
 
 
 def _told(shown: Shown) -> dict[str, Any]:
