@@ -74,6 +74,7 @@ from worker.ports import (
     Recalled,
     Register,
     Settlement,
+    StoreDown,
     Templates,
     Transport,
     Underway,
@@ -445,6 +446,8 @@ class _Handover:
     async def __call__(self) -> bool:
         try:
             self.begun = await self._ledger.handing_over(self._claimed)
+        except StoreDown:
+            pass  # nothing was sent, and who takes in mail tells of the store
         except Exception as error:  # noqa: BLE001 - without the mark nothing may be sent, and nothing was: try later
             self._observe(Crashed("ledger", self._claimed.key.notification_id, error))
         return self.begun

@@ -29,7 +29,7 @@ from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
 from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
-from worker.ports import FileMissing, HandingOver, Hold, Paced
+from worker.ports import FileMissing, HandingOver, Hold, Paced, StoreDown
 
 EVE = parse("eve@fabrikam.com")
 KEY = Key("contoso", "reset-7f3a")
@@ -766,6 +766,17 @@ async def test_ledger_out_of_reach_at_the_dot_neither_sends_nor_fails_the_mail_f
         await courier.deliver(Intake(json.dumps(document()).encode(), Properties()))
     assert "dot" not in house.journal
     assert house.ledger.page.result is None
+
+
+async def test_store_that_is_down_at_the_dot_is_no_bug_of_ours(house: House) -> None:
+    async def handing_over(*_: object) -> bool:
+        raise StoreDown("the disk is full")
+
+    courier = replace(house.courier, ledger=_LedgerWith(house.ledger, handing_over=handing_over))
+    with contextlib.suppress(StoreDown):
+        await courier.deliver(Intake(json.dumps(document()).encode(), Properties()))
+    assert "dot" not in house.journal
+    assert house.events.of(Crashed) == []
 
 
 class _LedgerWith:
