@@ -65,7 +65,7 @@ class Table:
         return "\n".join([_HEAD, *(line for product, of in rows().items() for line in self._product(product, of))])
 
     def _product(self, product: str, of: Mapping[str, str | Mapping[str, str]]) -> Iterator[str]:
-        yield from (f"## {product.replace('-', ' ').capitalize()}", "", "| row | requirement | test | result |")
+        yield from (f"## {product.replace('-', ' ').title()}", "", "| row | requirement | test | result |")
         yield "|---|---|---|---|"
         for row, said in of.items():
             requirement = said if isinstance(said, str) else said["requirement"]
