@@ -1,6 +1,6 @@
 # Every target makes what it needs: the virtual environment, pinned dependencies, a broker of its own.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-adapters test-e2e test-containers chaos lint format types check schemas lock load clean
+.PHONY: help install demo test test-unit test-adapters test-e2e test-containers chaos acceptance lint format types check schemas lock load clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
@@ -34,6 +34,9 @@ test-containers: install ## the worker image and RabbitMQ 4 in containers (needs
 chaos: install ## break everything on purpose, a thousand times, and count what was lost or doubled (half an hour)
 	$(BIN)/python -m tests.chaos.run
 	$(PYTEST) tests/chaos -m chaos
+
+acceptance: install ## the acceptance rows of the five products; writes docs/acceptance.md
+	$(PYTEST) -m row --acceptance-table docs/acceptance.md
 
 lint: install ## ruff and the layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

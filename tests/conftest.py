@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.acceptance.table import Table, proved
 from tests.neighbours import Inbox, WorkerProcess, inbox_on, running_worker
 from tests.postgres import Cluster, PostgresMissing
 from tests.postgres import postgres as postgresql
@@ -101,3 +102,36 @@ async def inbox(address: BrokerAddress, topology: Topology) -> AsyncIterator[Inb
     """All results of this test's topology, as a consumer with a queue of its own reads them."""
     async with inbox_on(address, topology) as box:
         yield box
+
+
+# ---------------------------------------------------------------- the acceptance table
+
+_TABLE = pytest.StashKey[Table]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--acceptance-table", type=Path, help="write the acceptance table here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TABLE] = Table()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.config.stash[_TABLE].note(item)
+    if proved(item):
+        item.add_marker(pytest.mark.row(*proved(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        item.config.stash[_TABLE].judge(item.nodeid, report.outcome)
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path: Path | None = session.config.getoption("--acceptance-table")
+    if path is not None:
+        path.write_text(session.config.stash[_TABLE].text(), encoding="utf-8")
