@@ -329,7 +329,7 @@ class Courier:
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
         waiting = tuple(rcpt for rcpt in still_open if rcpt not in turn)
         trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
-        match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
+        match await self.gate.admit(mailbox, _demand(case, envelope, mailbox), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
             case Paced(slot, verdict):
@@ -490,9 +490,9 @@ def _with_doubts(case: Case) -> Case:
     return replace(case, progress=replace(case.progress, doubted=doubted))
 
 
-def _demand(case: Case, envelope: Envelope) -> Demand:
-    notification, own = case.notification, envelope.mail_from.domain
-    external = sum(rcpt.domain != own for rcpt in envelope.rcpt_to)
+def _demand(case: Case, envelope: Envelope, mailbox: Mailbox) -> Demand:
+    notification, organisation = case.notification, mailbox.organisation
+    external = sum(map(organisation.outside, envelope.rcpt_to)) if organisation else 0
     slot = case.progress.slot
     return Demand(notification.tenant.lower(), notification.priority, len(envelope.rcpt_to), external, slot)
 

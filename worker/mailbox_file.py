@@ -34,6 +34,7 @@ from pydantic_core import PydanticCustomError
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, PartName, TenantName
+from worker.domain import pacing
 from worker.domain.cloud import CLOUDS, Cloud, CloudName
 from worker.domain.mailbox import (
     Certificate,
@@ -48,6 +49,7 @@ from worker.domain.mailbox import (
     ManagedIdentity,
     NoLogin,
     OAuth,
+    Organisation,
     Password,
     PickupDirectory,
     PickupFlavour,
@@ -370,6 +372,21 @@ class _Tenant(_Restraint):
     components: dict[PartName, _Restraint] = Field(default_factory=dict)
 
 
+class _Organisation(_Table):
+    """A customer of Exchange Online, whose mailboxes share a limit of recipients outside it."""
+
+    domains: Annotated[tuple[DomainText, ...], Field(min_length=1)]
+    licences: Annotated[int | None, Field(ge=1)] = None
+    trial: bool = False
+    external_recipients_per_day: Annotated[int | None, Field(ge=1)] = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.licences is not None) + self.trial + (self.external_recipients_per_day is not None) != 1:
+            raise ValueError("give exactly one of licences, trial = true and external_recipients_per_day")
+        return self
+
+
 class _Producer(_Table):
     """A login that may publish."""
 
@@ -384,6 +401,7 @@ class _File(_Table):
     platform: _Restraint = _Restraint()
     mailboxes: dict[Name, _Mailbox] = Field(default_factory=dict)
     tenants: dict[TenantName, _Tenant] | None = None
+    organisations: dict[Name, _Organisation] = Field(default_factory=dict)
     producers: tuple[_Producer, ...] | None = None
 
     @model_validator(mode="after")
@@ -396,6 +414,7 @@ class _File(_Table):
             raise ValueError(f"the default mailbox {self.default!r} must not be a fall-back")
         _once("tenant", map(str.lower, self.tenants or ()))
         _once("producer", (item.user for item in self.producers or ()))
+        _once("domain", (domain for item in self.organisations.values() for domain in item.domains))
         for name, tenant in (self.tenants or {}).items():
             _once(f"site of tenant {name!r}", map(str.lower, tenant.sites))
             _once(f"component of tenant {name!r}", map(str.lower, tenant.components))
@@ -482,8 +501,9 @@ def schema(ref_template: str) -> dict[str, Any]:
 
 
 def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
+    organisations = _by_domain(file.organisations)
     return Directory(
-        mailboxes={name: _mailbox(name, table, environment) for name, table in file.mailboxes.items()},
+        mailboxes={name: _mailbox(name, table, environment, organisations) for name, table in file.mailboxes.items()},
         default=file.default,
         tenants={name.lower(): _tenant(item) for name, item in file.tenants.items()}
         if file.tenants is not None
@@ -498,6 +518,25 @@ def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
         else None,
         restraint=_restraint(file.platform),
     )
+
+
+def _by_domain(tables: Mapping[str, _Organisation]) -> Mapping[str, Organisation]:
+    """By each of their domains; mail from `*.onmicrosoft.com` has a limit of its own."""
+    found = {}
+    for name, table in tables.items():
+        most = table.external_recipients_per_day or pacing.external_recipients_per_day(
+            table.licences or 0, trial=table.trial
+        )
+        known = frozenset(table.domains)
+        for domain in known:
+            found[domain] = _onmicrosoft(domain, known) or Organisation(name, known, most)
+    return found
+
+
+def _onmicrosoft(domain: str, known: frozenset[str] = frozenset()) -> Organisation | None:
+    if not domain.endswith(".onmicrosoft.com"):
+        return None
+    return Organisation(domain, known or frozenset({domain}), pacing.ONMICROSOFT_EXTERNAL_PER_DAY)
 
 
 def _tenant(table: _Tenant) -> Tenant:
@@ -518,12 +557,15 @@ def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
     return Redirect(parse(to), parse(cc) if cc else None) if to else None
 
 
-def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mailbox:
+def _mailbox(
+    name: str, table: _Mailbox, environment: Mapping[str, str], organisations: Mapping[str, Organisation]
+) -> Mailbox:
     try:
         first, *further = _channels(table, environment)
+        address = parse(table.address)
         return Mailbox(
             name=name,
-            address=parse(table.address),
+            address=address,
             display_name=table.display_name,
             endpoint=first,
             further=tuple(further),
@@ -540,9 +582,21 @@ def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mail
             catch_all=_redirect(table.catch_all, table.catch_all_cc),
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
+            organisation=_counted_with(first, address, organisations),
         )
     except ValueError as error:
         raise ValueError(f"mailboxes.{name}: {error}") from error
+
+
+def _counted_with(
+    endpoint: Endpoint, address: AddrSpec, organisations: Mapping[str, Organisation]
+) -> Organisation | None:
+    """High Volume Email and pickup directories do not count against an organisation's limit."""
+    if isinstance(endpoint, PickupDirectory):
+        return None
+    if isinstance(endpoint, SmtpEndpoint) and endpoint.host == presets()["office365-hve"]["host"]:
+        return None
+    return organisations.get(address.domain) or _onmicrosoft(address.domain)
 
 
 def _channels(table: _Mailbox, environment: Mapping[str, str]) -> list[Endpoint]:

@@ -244,7 +244,7 @@ class Demand:
 
     Attributes:
         recipients: in the envelope.
-        external: those among them outside the sender's own domain.
+        external: those among them outside the mailbox's organisation.
         slot: the place that an earlier question was given.
     """
 

@@ -128,9 +128,7 @@ def _resident(pid: int) -> int:
 
 
 def _table(measured: Mapping[Case, Measured], first: Case) -> Table:
-    table = Table(
-        "mailboxes", "start-up s", "memory each", "mails/s", "of the first", "CPU ms/mail", "of the first"
-    )
+    table = Table("mailboxes", "start-up s", "memory each", "mails/s", "of the first", "CPU ms/mail", "of the first")
     base = measured[first]
     for case, each in measured.items():
         more = case.mailboxes - first.mailboxes

@@ -24,7 +24,7 @@ from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Directory, Rank, Redirect, Restraint, SmtpEndpoint, Stop
+from worker.domain.mailbox import Directory, Organisation, Rank, Redirect, Restraint, SmtpEndpoint, Stop
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
@@ -467,7 +467,9 @@ async def test_wait_that_a_person_would_notice_is_told_once(house: House) -> Non
     assert (await house.deliver(first.carry)).results == ()
 
 
-async def test_gate_is_told_how_many_recipients_and_how_many_outside(house: House) -> None:
+async def test_gate_is_told_how_many_recipients_and_how_many_outside() -> None:
+    contoso = Organisation("contoso", frozenset({"contoso.com"}), 10_000)
+    house = House(directory(mailbox("platform", organisation=contoso), default="platform"))
     await house.deliver(to=[str(JANA), "in@contoso.com"], priority="high")
     (demand,) = house.gate.demands
     assert (demand.tenant, demand.priority, demand.recipients, demand.external) == ("contoso", "high", 2, 1)

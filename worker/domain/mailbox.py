@@ -228,6 +228,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Organisation:
+    """A customer of Exchange Online, whose mailboxes share a limit of recipients outside it (TERRL).
+
+    Attributes:
+        domains: its accepted domains, A-labels in lower case.
+        external_per_day: recipients outside of them, in any 24 hours.
+    """
+
+    name: str
+    domains: frozenset[str]
+    external_per_day: int
+
+    def outside(self, recipient: AddrSpec) -> bool:
+        """Whether a recipient counts."""
+        return recipient.domain not in self.domains
+
+
+@dataclass(frozen=True, slots=True)
 class Redirect:
     """Where all mail goes in place of its recipients.
 
@@ -303,6 +321,7 @@ class Mailbox:
         redirect: likewise, and it wins: the sandbox of a test installation.
         suppress: decide everything, send nothing.
         held: why it takes no mail at the moment; None: it does.
+        organisation: whose limit its mail to the outside counts against, if that is known.
     """
 
     name: str
@@ -324,6 +343,7 @@ class Mailbox:
     suppress: bool = False
     further: tuple[Endpoint, ...] = ()
     held: Held | None = None
+    organisation: Organisation | None = None
 
     @property
     def channels(self) -> tuple[Endpoint, ...]:

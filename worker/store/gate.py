@@ -44,18 +44,6 @@ _verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 
 
 @dataclass(frozen=True, slots=True)
-class Organisation:
-    """A customer of Exchange Online, whose mailboxes share a limit.
-
-    Attributes:
-        external_per_day: recipients outside of it, in any 24 hours.
-    """
-
-    name: str
-    external_per_day: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Rest:
     until: datetime
     verdict: Verdict
@@ -68,7 +56,6 @@ class SqlGate:
         self,
         database: Database,
         life: Life,
-        organisations: Callable[[Mailbox], Organisation | None],
         window: timedelta = timedelta(minutes=1),
     ) -> None:
         """Look at nothing yet.
@@ -76,12 +63,10 @@ class SqlGate:
         Args:
             database: where.
             life: of this worker; what it has in flight ends with it.
-            organisations: whose limit a mailbox's mail to the outside counts against.
             window: what `per_minute` means; other than a minute in tests.
         """
         self._database = database
         self._life = life
-        self._organisations = organisations
         self._window = int(window / timedelta(microseconds=1))
         self._resting: dict[str, _Rest] = {}
         self._wanted: frozenset[str] = frozenset()
@@ -100,7 +85,7 @@ class SqlGate:
         rest = self._resting.get(mailbox.name)
         if rest is not None and now < rest.until:
             return Hold(rest.until, rest.verdict)
-        if rest is None and not _counted(mailbox.limits) and self._organisations(mailbox) is None:
+        if rest is None and not _counted(mailbox.limits) and mailbox.organisation is None:
             return Admission(mailbox.name)
         slot = None if demand.slot is None else demand.slot - now
         try:
@@ -236,8 +221,7 @@ class SqlGate:
     def _asked(
         self, connection: Connection, of: Mailbox, demand: Demand, slot: timedelta | None, now: datetime
     ) -> Admission | Hold | _Place:
-        organisation = self._organisations(of)
-        counted = _counted(of.limits) or organisation is not None
+        counted = _counted(of.limits) or of.organisation is not None
         row = self._locked(connection, of.name, make=counted)
         if row is None:
             return Admission(of.name)
@@ -251,7 +235,7 @@ class SqlGate:
         number: int | _Place | None = None
         if counted:
             self._life.keep(connection)
-            number = self._paced(connection, row, of, demand, slot, organisation)
+            number = self._paced(connection, row, of, demand, slot)
         if isinstance(number, _Place):
             return number
         if probe:
@@ -275,9 +259,8 @@ class SqlGate:
         of: Mailbox,
         demand: Demand,
         slot: timedelta | None,
-        organisation: Organisation | None,
     ) -> int | _Place:
-        now = _now(connection)
+        now, organisation = _now(connection), of.organisation
         used, recipients = self._used(connection, of.name, now)
         external = self._outside(connection, organisation.name) if organisation else 0
         urgent = demand.priority is Priority.HIGH

@@ -12,7 +12,7 @@ import pytest
 from contracts.notification import Priority
 from tests.adapters.store.conftest import Backend
 from tests.factories import mailbox, verdict
-from worker.domain.mailbox import Limits, Mailbox
+from worker.domain.mailbox import Limits, Mailbox, Organisation
 from worker.domain.verdict import Action
 from worker.ports import Admission, Demand, Gate, Hold, Paced
 
@@ -148,10 +148,12 @@ async def test_recipients_of_yesterday_do_not_count(durable: Backend) -> None:
     await admitted(gate, box, demand(recipients=100))
 
 
-async def test_mail_from_onmicrosoft_com_shares_the_organisations_limit_to_the_outside(durable: Backend) -> None:
+CONTOSO = Organisation("contoso", frozenset({"contoso.com"}), 100)
+
+
+async def test_mailboxes_of_an_organisation_share_its_limit_to_the_outside(durable: Backend) -> None:
     gate = await durable.gate()
-    one = mailbox("one", "a@contoso.onmicrosoft.com")
-    two = mailbox("two", "b@contoso.onmicrosoft.com")
+    one, two = mailbox("one", organisation=CONTOSO), mailbox("two", organisation=CONTOSO)
     await gate.cleared(await admitted(gate, one, demand(recipients=100, external=100)), tried=True, accepted=100)
     assert "outside recipients" in (await paced(gate, two)).verdict.explanation
     await admitted(gate, two, demand(external=0))
@@ -159,8 +161,7 @@ async def test_mail_from_onmicrosoft_com_shares_the_organisations_limit_to_the_o
 
 async def test_recipients_in_flight_from_one_mailbox_of_an_organisation_count_for_the_others(durable: Backend) -> None:
     gate = await durable.gate()
-    one = mailbox("one", "a@contoso.onmicrosoft.com")
-    two = mailbox("two", "b@contoso.onmicrosoft.com")
+    one, two = mailbox("one", organisation=CONTOSO), mailbox("two", organisation=CONTOSO)
     await admitted(gate, one, demand(recipients=60, external=60))
     await paced(gate, two, demand(recipients=60, external=60))
     await admitted(gate, two, demand(recipients=40, external=40))
