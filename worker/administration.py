@@ -17,6 +17,7 @@ from contracts.address import parse
 from worker import mailbox_file
 from worker.domain.document import led_astray, masked, merged, new_references, parted, reconnects, wanted, whole
 from worker.domain.mailbox import Directory, Held, Mailbox, SmtpEndpoint, Tls
+from worker.domain.sharing import shared_by
 from worker.events import Crashed, MailboxesChanged, MailboxUnusable
 from worker.mailbox_file import MailboxFileError
 from worker.ports import Observe, StoreDown
@@ -337,7 +338,10 @@ class Administration:
             NotThere: there is no such mailbox.
         """
         await self.one(name)
-        await self._kept.resume(name, Line(actor, "mailbox resume", name))
+        found = (await self.directory()).mailboxes.get(name)
+        ways = map(found.via, found.channels) if found is not None else ()
+        shared = {each for way in ways for each in shared_by(way)}
+        await self._kept.resume(name, Line(actor, "mailbox resume", name), shared)
         return await self.one(name)
 
     async def rotate(self, actor: str) -> tuple[int, int]:

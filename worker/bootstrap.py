@@ -40,6 +40,7 @@ from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
 from worker.ports import Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
+from worker.resting import SharedGate
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -414,7 +415,7 @@ def _courier(
         rows=catalogue(),
         ledger=kept.books,
         register=kept.books,
-        gate=kept.gate,
+        gate=SharedGate(kept.gate),
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         templates=wordings,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -44,7 +44,7 @@ from worker.domain.decision import (
     while_kept,
     while_paced,
 )
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Outcome, Progress, Stage, Submission
+from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Outcome, Progress, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
 from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint, TooMany, reads_headers
@@ -54,7 +54,8 @@ from worker.domain.report import Case, Trace, due_since
 from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
-from worker.domain.verdict import Action, Row, Scope, Verdict
+from worker.domain.sharing import shown, whose
+from worker.domain.verdict import Action, Row, Scope, Verdict, for_others
 from worker.domain.wording import Unreadable, Unrenderable, Wording, filled, ordered, refusal_of, verdict_of, worded
 from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
 from worker.ports import (
@@ -65,10 +66,10 @@ from worker.ports import (
     Demand,
     Dice,
     Doubtful,
+    Entrance,
     FileMissing,
     Files,
     Finished,
-    Gate,
     Hold,
     Ledger,
     Observe,
@@ -81,7 +82,7 @@ from worker.ports import (
     Underway,
     Waiting,
 )
-from worker.resting import RestingChannels
+from worker.resting import Leave, RestingChannels
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
@@ -113,7 +114,7 @@ class Courier:
     rows: tuple[Row, ...]
     ledger: Ledger
     register: Register
-    gate: Gate
+    gate: Entrance
     transports: Mapping[type[Endpoint], Transport]
     files: Files
     templates: Templates
@@ -349,7 +350,8 @@ class Courier:
         case = trial.case
         try:
             message = await self._compose(case, sent)
-            used, submission = await self._submit(case, sent, envelope, message, handover)
+            closed = admission.closed if isinstance(admission, Leave) else frozenset()
+            used, submission = await self._submit(case, sent, envelope, message, handover, closed)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), _open(case))
@@ -359,7 +361,7 @@ class Courier:
         trial = replace(
             trial, route=replace(trial.route, mailbox=used), message_id=message.message_id, now=self.clock()
         )
-        return await self._judged(trial, answered(submission, sent), admission, handover)
+        return await self._judged(trial, answered(submission, sent), admission, envelope, handover)
 
     async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
         notification, mailbox = sent.notification, sent.route.mailbox
@@ -370,15 +372,30 @@ class Courier:
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
 
     async def _submit(
-        self, case: Case, sent: Outgoing, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+        self,
+        case: Case,
+        sent: Outgoing,
+        envelope: Envelope,
+        message: OutgoingMessage,
+        handover: _Handover,
+        resting: frozenset[str] = frozenset(),
     ) -> tuple[Mailbox, Submission]:
         """One attempt, by the first channel that gets as far as the mail; the last one's failure counts.
+
+        Args:
+            case: what it is about.
+            sent: the notification as it leaves.
+            envelope: of it.
+            message: of it.
+            handover: the ledger's mark.
+            resting: channels that nobody is to use now.
 
         Returns:
             The mailbox by the channel that was used, and what came of it.
         """
         mailbox = sent.route.mailbox
-        first, *further = self.resting.awake(mailbox, self.clock())
+        ways = self.resting.awake(mailbox, self.clock())
+        first, *further = tuple(way for way in ways if way.transport not in resting) or ways
         used, submission = first, await self._by(first, case, sent, envelope, message, handover)
         for way in further:
             trouble = None if handover.begun else closed(submission, self.rows)
@@ -415,7 +432,7 @@ class Courier:
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
     async def _judged(
-        self, trial: Trial, submission: Submission, admission: Admission, handover: _Handover
+        self, trial: Trial, submission: Submission, admission: Admission, envelope: Envelope, handover: _Handover
     ) -> Decision | _Elsewhere:
         if isinstance(submission, Busy | Fenced):
             await self.gate.cleared(admission, tried=False)
@@ -424,23 +441,35 @@ class Courier:
         judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
+        reached = submission.stage if isinstance(submission, Refused | Broken) else None
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        until = await self._rest(admission, judgement, trial.now, tried=not ours)
+        shared = partial(whose, way=trial.route.mailbox, sender=envelope.mail_from, stage=reached)
+        until = await self._rest(admission, judgement, trial, shared, tried=not ours)
         decision = after_attempt(trial, judgement, until)
         if judgement.pause is None or handover.begun:
             return decision
         return _Elsewhere(decision, Unavailable(judgement.pause, until))
 
-    async def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
-        """Pause the mailbox or clear it; the end of the pause if there is one."""
-        mailbox, verdict = admission.mailbox, judgement.pause
+    async def _rest(
+        self, admission: Admission, judgement: Judgement, trial: Trial, shared: Callable[[Verdict], str], *, tried: bool
+    ) -> datetime | None:
+        """Rest the mailbox, or what it shares, or clear both; the end of the rest if it waits for that."""
+        verdict = judgement.pause or judgement.punished
         if verdict is None:
-            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted, said=judgement.verdict):
-                self.observe(MailboxResumed(mailbox))
+            said, used = judgement.verdict, trial.route.mailbox
+            for name in await self.gate.cleared(
+                admission, tried=tried, accepted=judgement.accepted, said=said, by=used
+            ):
+                self.observe(MailboxResumed(name))
             return None
-        until = await self.gate.paused(admission, verdict, now)
-        self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
-        return until
+        name = shared(verdict)
+        others = for_others(verdict, self.rows, shown(name)) if name else None
+        until = await self.gate.paused(
+            admission, verdict, trial.now, shared=name, others=others, tried=judgement.pause is None
+        )
+        rests, found_by = (shown(name), admission.mailbox) if name else (admission.mailbox, "")
+        self.observe(MailboxPaused(rests, verdict.kind, verdict.explanation, verdict.remedy, until, found_by))
+        return until if judgement.pause else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,9 +507,12 @@ def _open(case: Case) -> tuple[AddrSpec, ...]:
     return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
 
 
-def _again_at(decision: Decision) -> datetime:
-    """When it is tried again; what is not comes last."""
-    return decision.disposition.when if isinstance(decision.disposition, WaitUntil) else _NEVER
+def _again_at(decision: Decision) -> tuple[datetime, datetime]:
+    """When it is looked at again, and when tried; what is not comes last."""
+    if not isinstance(decision.disposition, WaitUntil):
+        return _NEVER, _NEVER
+    tried = next((result.next_attempt_at for result in decision.results), None)
+    return decision.disposition.when, tried or decision.disposition.when
 
 
 def _key(notification: Notification) -> Key:
@@ -525,7 +557,14 @@ def _demand(case: Case, envelope: Envelope) -> Demand:
     notification, own = case.notification, envelope.mail_from.domain
     external = sum(rcpt.domain != own for rcpt in envelope.rcpt_to)
     slot = case.progress.slot
-    return Demand(notification.tenant.lower(), notification.priority, len(envelope.rcpt_to), external, slot)
+    return Demand(
+        notification.tenant.lower(),
+        notification.priority,
+        len(envelope.rcpt_to),
+        external,
+        slot,
+        envelope.mail_from,
+    )
 
 
 def _date(case: Case) -> datetime:

@@ -130,7 +130,7 @@ class SqlGate:
         self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
     ) -> bool:
         """End the pause if this was its probe; end the mail in the window, or forget it if nothing was tried."""
-        throttled = said is not None and said.throttle
+        throttled = said is not None and (said.throttle or said.punished)
         if admission.ticket is None and not admission.probe and not throttled:
             return False
 
@@ -364,7 +364,7 @@ class SqlGate:
         row = self._locked(connection, admission.mailbox, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._ticket_ended(connection, admission, 0, tried=True)
-        changes: dict[str, Any] = _throttled(row, _now(connection)) if verdict.throttle else {}
+        changes: dict[str, Any] = {}
         if row.paused_until is not None and not _current(row, admission):
             until = record.moment(row.paused_until)  # let through before the pause began: no news
         else:
@@ -377,6 +377,9 @@ class SqlGate:
                 "verdict": _verdicts.dump_json(verdict).decode(),
                 "probing_until": None,
             }
+        if verdict.throttle or verdict.punished:
+            rest = max(until - now, timedelta()) // timedelta(microseconds=1)
+            changes |= _throttled(row, _now(connection), rest)
         if changes:
             connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
         return until
@@ -492,8 +495,9 @@ def _current(row: Row[Any], admission: Admission) -> bool:
     return row.paused_until is not None and admission.probe and admission.epoch == row.epoch
 
 
-def _throttled(row: Row[Any], now: int) -> dict[str, Any]:
-    return {"factor": pacing.throttled(row.factor, row.throttled_at, now), "throttled_at": now}
+def _throttled(row: Row[Any], now: int, rest: int = 0) -> dict[str, Any]:
+    """Less from now on; what comes back comes back after the rest, for a rest alone proves nothing."""
+    return {"factor": pacing.throttled(row.factor, row.throttled_at, now), "throttled_at": now + rest}
 
 
 def _minute_full(of: Mailbox, most: int) -> Verdict:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Update, delete, func, select, update
 
+from worker.domain.sharing import senders_of
 from worker.sealing import Sealed
 from worker.store.database import Database
 from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox, mailbox_change, mailbox_pause
@@ -192,11 +193,20 @@ class SqlMailboxes:
 
         await self._written(work, line)
 
-    async def resume(self, name: str, line: Line) -> bool:
-        """End a pause by hand, and let one attempt find out whether a fault is over. Returns whether it was paused."""
+    async def resume(self, name: str, line: Line, shared: Collection[str] = ()) -> bool:
+        """End a pause by hand, and let one attempt find out whether a fault is over, its own or a shared one.
+
+        Args:
+            name: of the mailbox.
+            line: for the audit trail.
+            shared: what it shares with others.
+
+        Returns:
+            Whether it was paused.
+        """
 
         def work(connection: Connection) -> bool:
-            connection.execute(_tried_again(name))
+            connection.execute(_tried_again(name, shared))
             return bool(connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name)).rowcount)
 
         return await self._written(work, line)
@@ -282,9 +292,10 @@ def _contents(connection: Connection) -> Contents:
     return Contents(number, entries, pauses)
 
 
-def _tried_again(name: str) -> Update:
-    """The gate's rest is over at once: like at its end, one attempt goes ahead of the others."""
-    resting = update(mailbox).where(mailbox.c.name == name, mailbox.c.paused_until.is_not(None))
+def _tried_again(name: str, shared: Collection[str] = ()) -> Update:
+    """The gate's rests are over at once: like at their end, one attempt goes ahead of the others."""
+    its_own = mailbox.c.name.in_([name, *shared]) | mailbox.c.name.startswith(senders_of(name), autoescape=True)
+    resting = update(mailbox).where(its_own, mailbox.c.paused_until.is_not(None))
     return resting.values(paused_until=0, probing_until=None)
 
 
