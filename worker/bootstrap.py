@@ -261,7 +261,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         stack.callback(tokens.close)
         stored = await stack.enter_async_context(_kept(settings))
         directories = Directories(base, stored, keyring(settings), observe, found.gate.look)
-        graph = GraphTransport(tokens, graph_timeouts(settings))
+        graph = GraphTransport(tokens, graph_timeouts(settings), found.permits)
         stack.push_async_callback(graph.close)
         courier = _courier(settings, directories.current, replace(found, books=kept), tokens, graph, observe, stack)
         options = ServeOptions(

@@ -347,7 +347,7 @@ class Entrance(Protocol):
 
 
 class Permits(Protocol):
-    """How many connections to a mailbox's server all workers together may have open."""
+    """How many connections to a mailbox's server, or requests to Graph, all workers together may have open."""
 
     async def acquire(self, mailbox: Mailbox) -> int | None:
         """Ask before connecting.

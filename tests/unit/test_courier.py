@@ -1423,3 +1423,16 @@ async def test_reason_that_exchange_hides_in_its_diagnostics_is_told(house: Hous
     result = only(await house.deliver())
     assert result.reason is not None
     assert result.reason.explanation.endswith("(SendAs check)")
+
+
+async def test_wait_that_graph_asks_for_rests_the_mailbox_and_spends_no_attempt() -> None:
+    house = House(directory(mailbox("platform", endpoint=GRAPH), default="platform"))
+    object.__setattr__(house.courier, "transports", {GraphEndpoint: house.transport})
+    house.transport.never_asks = True
+    said = Reply(429, None, "ApplicationThrottled: Application is over its MailboxConcurrency limit.")
+    house.answers(Refused(Stage.GRAPH, said, retry_after=timedelta(minutes=2)))
+    decision = await house.deliver()
+    assert house.gate.holds["platform"].until == NOON + timedelta(minutes=2)
+    assert house.gate.rests == [("", None)]
+    assert decision.progress is not None
+    assert decision.progress.attempts == 0

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from contracts.notification import Priority
 from worker.domain import pacing
-from worker.domain.mailbox import Limits, Mailbox
+from worker.domain.mailbox import GraphEndpoint, Limits, Mailbox
 from worker.domain.pacing import Go, Line, Pace, Request, Used
 from worker.domain.verdict import Action, Scope, Verdict
 from worker.ports import Admission, Demand, Hold, Paced, StoreDown
@@ -171,12 +171,12 @@ class SqlGate:
 
     async def acquire(self, mailbox_: Mailbox) -> int | None:
         """A permit for one connection; 0 if they are not counted, None if all are in use."""
-        most = mailbox_.limits.connections
+        counted, most = _at_once(mailbox_)
         if most is None:
             return 0
         try:
             await self._looking()
-            return await self._run(lambda connection: self._permitted(connection, mailbox_.name, most))
+            return await self._run(lambda connection: self._permitted(connection, mailbox_.name, counted, most))
         except (StoreDown, Conflict):
             return None
 
@@ -426,21 +426,21 @@ class SqlGate:
             more = {"recipients": day.c.recipients + recipients}
             connection.execute(row.on_conflict_do_update(index_elements=["counter", "beginning"], set_=more))
 
-    def _permitted(self, connection: Connection, name: str, most: int) -> int | None:
+    def _permitted(self, connection: Connection, name: str, counted: str, most: int) -> int | None:
         row = self._locked(connection, name, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._life.keep(connection)
         now = _now(connection)
-        owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == name))]
+        owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == counted))]
         dead = self._life.ends(connection, owners, now)
         if dead:
-            connection.execute(delete(permit).where(permit.c.mailbox == name, permit.c.owner.in_(dead)))
+            connection.execute(delete(permit).where(permit.c.mailbox == counted, permit.c.owner.in_(dead)))
         living = sum(owner not in dead for owner in owners)
         share = pacing.eased(row.factor, row.throttled_at, now)
         if living >= (pacing.of_limit(most, share) or 1):
             connection.execute(update(mailbox).where(mailbox.c.name == name).values(wanted_at=now))
             return None
-        made = insert(permit).values(mailbox=name, owner=self._life.me)
+        made = insert(permit).values(mailbox=counted, owner=self._life.me)
         return int(connection.execute(made.returning(permit.c.number)).scalar_one())
 
     # what others have done
@@ -484,6 +484,13 @@ def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str]]:
 
 def _now(connection: Connection) -> int:
     return int(connection.scalar(select(database_now())) or 0)
+
+
+def _at_once(of: Mailbox) -> tuple[str, int | None]:
+    """What connections are counted under, and how many there may be: requests to Graph are no SMTP sessions."""
+    if isinstance(of.endpoint, GraphEndpoint):
+        return f"{of.name} over graph", of.endpoint.concurrent
+    return of.name, of.limits.connections
 
 
 def _counted(limits: Limits) -> bool:
