@@ -42,8 +42,9 @@ _NO_BASE64 = b"!"  # what no mail can be
 class GraphTransport:
     """Submits over Microsoft Graph.
 
-    202 is acceptance. A refusal with a status of 4xx, and one that says when to come back, is definite. Every other
-    end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and to send it.
+    202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite.
+    Every other end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and
+    to send it.
     """
 
     def __init__(self, tokens: Tokens, timeouts: Timeouts | None = None, permits: Permits | None = None) -> None:
@@ -146,6 +147,8 @@ def _meaning(answer: Answer) -> Accepted | Refused | Broken:
         case HTTPStatus.ACCEPTED:
             return Accepted(answer.reply)
         case HTTPStatus.SERVICE_UNAVAILABLE if answer.retry_after is not None:
+            return answer.refused
+        case HTTPStatus.INSUFFICIENT_STORAGE:  # RFC 4918 section 11.5: it could not even be stored
             return answer.refused
         case status if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return answer.refused
