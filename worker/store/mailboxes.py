@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, Update, delete, func, select, update
 
 from worker.domain.sharing import senders_of
+from worker.domain.verdict import Verdict
 from worker.sealing import Sealed
 from worker.store.database import Database
 from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox, mailbox_change, mailbox_pause
 
 T = TypeVar("T")
 
+_verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = 1_000_000  # microseconds
 
@@ -55,17 +58,32 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """A mailbox, or something that it shares with others, rests because of a fault.
+
+    Attributes:
+        what: the mailbox's name, or one of `worker.domain.sharing`.
+    """
+
+    what: str
+    until: datetime
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything that is kept, as of one moment.
 
     Attributes:
         number: of the latest change.
         pauses: those that last.
+        rests: likewise.
     """
 
     number: int
     entries: tuple[Entry, ...]
     pauses: tuple[Pause, ...]
+    rests: tuple[Rest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +307,13 @@ def _contents(connection: Connection) -> Contents:
         Pause(each.mailbox, None if each.until is None else _moment(each.until), each.because, each.paused_by)
         for each in connection.execute(lasting)
     )
-    return Contents(number, entries, pauses)
+    resting = select(mailbox.c.name, mailbox.c.paused_until, mailbox.c.verdict)
+    resting = resting.where(mailbox.c.paused_until > database_now()).order_by(mailbox.c.name)
+    rests = tuple(
+        Rest(each.name, _moment(each.paused_until), _verdicts.validate_json(each.verdict))
+        for each in connection.execute(resting)
+    )
+    return Contents(number, entries, pauses, rests)
 
 
 def _tried_again(name: str, shared: Collection[str] = ()) -> Update:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -428,8 +428,24 @@ async def test_resumed_mailbox_looks_at_once_whether_its_server_and_its_senders_
             await gate.paused(Admission(box.name), verdict, NOON, shared=shared)
         assert isinstance(await gate.admit(box, demand, NOON), Hold)
     await office.desk.resume("contoso", "jana")
+    assert (await office.desk.one("contoso")).state == "ok"
     async with opened(office.url) as store:
         gate = SharedGate(store.gate)
         probe = await gate.admit(box, demand, NOON)
         assert isinstance(probe, Admission)
         assert len(await gate.cleared(probe, tried=True, by=box)) == 2
+
+
+async def test_rest_of_a_server_is_shown_with_its_reason_at_each_of_its_mailboxes(office: Office) -> None:
+    await office.desk.add("contoso", OWN, "jana")
+    await office.desk.add("elsewhere", {**OWN, "host": "smtp.elsewhere.example"}, "jana")
+    box = (await office.directory()).mailboxes["contoso"]
+    down = Verdict("transient", Scope.SERVER, Action.PAUSE, "Nobody is there.", "Wait.", pause=timedelta(hours=1))
+    async with opened(office.url) as store:
+        shared = whose(down, box, box.address, Stage.CONNECT)
+        await SharedGate(store.gate).paused(Admission("other"), down, datetime.now(UTC), shared=shared)
+    found = await office.desk.one("contoso")
+    assert (found.state, found.remedy) == ("resting", "Wait.")
+    assert found.explanation.startswith("server ")
+    assert found.explanation.endswith("Nobody is there.")
+    assert (await office.desk.one("elsewhere")).state == "ok"
