@@ -17,11 +17,12 @@ from contracts.address import parse
 from worker import mailbox_file
 from worker.domain.document import led_astray, masked, merged, new_references, parted, reconnects, wanted, whole
 from worker.domain.mailbox import Directory, Held, Mailbox, SmtpEndpoint, Tls
+from worker.domain.sharing import senders_of, shared_by, shown
 from worker.events import Crashed, MailboxesChanged, MailboxUnusable
 from worker.mailbox_file import MailboxFileError
 from worker.ports import Observe, StoreDown
 from worker.sealing import CannotOpen, Keyring
-from worker.store.mailboxes import Contents, Entry, Line, Pause, SqlMailboxes, Stale
+from worker.store.mailboxes import Contents, Entry, Line, Pause, Rest, SqlMailboxes, Stale
 from worker.unusable import Unusable
 
 LOOK = 1.0  # seconds between looks at the number of the latest change
@@ -87,7 +88,8 @@ class Shown:
 
     Attributes:
         source: `file` or `store`; what is the file's cannot be changed here.
-        state: `ok`, `disabled`, `paused`, `unusable` or `shadowed` (the file has one of this name).
+        state: `ok`, `disabled`, `paused`, `resting` (workers have met a fault), `unusable` or `shadowed` (the file has
+            one of this name).
         settings: its keys as in the mailboxes file; of a secret only whether it is set.
     """
 
@@ -213,7 +215,8 @@ class Administration:
             _shown(made.mailboxes[name], pauses.get(name), "file", masked(document, ()))
             for name, document in self._base.mailboxes.items()
         ]
-        return of_file + [self._of_store(entry, made, pauses.get(entry.name)) for entry in contents.entries]
+        everything = of_file + [self._of_store(entry, made, pauses.get(entry.name)) for entry in contents.entries]
+        return [_resting(each, made.mailboxes.get(each.name), contents.rests) for each in everything]
 
     async def one(self, name: str) -> Shown:
         """One of them.
@@ -337,7 +340,10 @@ class Administration:
             NotThere: there is no such mailbox.
         """
         await self.one(name)
-        await self._kept.resume(name, Line(actor, "mailbox resume", name))
+        found = (await self.directory()).mailboxes.get(name)
+        ways = map(found.via, found.channels) if found is not None else ()
+        shared = {each for way in ways for each in shared_by(way)}
+        await self._kept.resume(name, Line(actor, "mailbox resume", name), shared)
         return await self.one(name)
 
     async def rotate(self, actor: str) -> tuple[int, int]:
@@ -588,6 +594,22 @@ def _shown(mailbox: Mailbox, pause: Pause | None, source: str, settings: Mapping
         paused=pause,
         settings=settings,
     )
+
+
+def _resting(shown_as: Shown, mailbox: Mailbox | None, rests: Sequence[Rest]) -> Shown:
+    """With what workers have found out, if nobody has switched it off."""
+    if mailbox is None or shown_as.state != "ok":
+        return shown_as
+    shared = {name for channel in mailbox.channels for name in shared_by(mailbox.via(channel))}
+    its_own = senders_of(mailbox.name)
+    found = [each for each in rests if each.what in {mailbox.name, *shared} or each.what.startswith(its_own)]
+    if not found:
+        return shown_as
+    words = " ".join(
+        f"{shown(each.what)} rests until {each.until:%H:%M:%S %Z}: {each.verdict.explanation}" for each in found
+    )
+    remedy = " ".join(dict.fromkeys(each.verdict.remedy for each in found if each.verdict.remedy))
+    return replace(shown_as, state="resting", explanation=words, remedy=remedy)
 
 
 def _differing(before: Directory, after: Directory) -> Iterator[str]:

@@ -40,6 +40,7 @@ from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
 from worker.ports import Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
+from worker.resting import SharedGate
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -260,7 +261,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         stack.callback(tokens.close)
         stored = await stack.enter_async_context(_kept(settings))
         directories = Directories(base, stored, keyring(settings), observe, found.gate.look)
-        graph = GraphTransport(tokens, graph_timeouts(settings))
+        graph = GraphTransport(tokens, graph_timeouts(settings), found.permits)
         stack.push_async_callback(graph.close)
         courier = _courier(settings, directories.current, replace(found, books=kept), tokens, graph, observe, stack)
         options = ServeOptions(
@@ -414,7 +415,7 @@ def _courier(
         rows=catalogue(),
         ledger=kept.books,
         register=kept.books,
-        gate=kept.gate,
+        gate=SharedGate(kept.gate),
         transports={SmtpEndpoint: smtp, GraphEndpoint: graph, PickupDirectory: pickup.PickupTransport()},
         files=AttachmentDirectory(settings.attachments.directory, settings.attachments.max_octets),
         templates=wordings,

@@ -22,13 +22,19 @@ class Concluded:
 
 @dataclass(frozen=True, slots=True)
 class MailboxPaused:
-    """A mailbox rests because of a fault of its own."""
+    """A mailbox, or something that it shares with others, rests because of a fault.
+
+    Attributes:
+        mailbox: what rests: its name, or in words what is shared.
+        found_by: the mailbox that met the fault.
+    """
 
     mailbox: str
     kind: str
     explanation: str
     remedy: str
     until: datetime
+    found_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

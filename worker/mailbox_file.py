@@ -64,6 +64,7 @@ from worker.domain.mailbox import (
     Stop,
     Tenant,
     Tls,
+    TooMany,
 )
 from worker.unusable import Unusable
 
@@ -277,6 +278,7 @@ class _Mailbox(_Table):
     redirect_to: AddressText | None = None
     suppress: bool = False
     limits: _Limits = _Limits()
+    too_many_recipients: TooMany = TooMany.SPLIT
     preset: Annotated[str | None, AfterValidator(_preset)] = None
     cloud: CloudName = CloudName.GLOBAL
     host: Annotated[str, AfterValidator(_host)] | None = None
@@ -583,6 +585,7 @@ def _mailbox(
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
             organisation=_counted_with(first, address, organisations),
+            too_many=table.too_many_recipients,
         )
     except ValueError as error:
         raise ValueError(f"mailboxes.{name}: {error}") from error

@@ -109,7 +109,7 @@ def _schemas() -> dict[str, Any]:
                 "name": text,
                 "source": {"enum": ["file", "store"]},
                 "managed": {"type": "boolean", "description": "It is the mailboxes file's and cannot be changed here."},
-                "state": {"enum": ["ok", "disabled", "paused", "unusable", "shadowed"]},
+                "state": {"enum": ["ok", "disabled", "paused", "resting", "unusable", "shadowed"]},
                 "explanation": text,
                 "remedy": text,
                 "revision": {"type": ["integer", "null"]},

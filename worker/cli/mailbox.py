@@ -44,7 +44,14 @@ PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read it f
 PasswordPrompt = Annotated[bool, typer.Option("--password-prompt", help="Ask for it.")]
 Revision = Annotated[int | None, typer.Option(help="Only if its revision is this one still.")]
 
-_COLOURS = {"ok": "green", "disabled": "yellow", "paused": "yellow", "unusable": "red", "shadowed": "red"}
+_COLOURS = {
+    "ok": "green",
+    "disabled": "yellow",
+    "paused": "yellow",
+    "resting": "yellow",
+    "unusable": "red",
+    "shadowed": "red",
+}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

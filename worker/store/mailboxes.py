@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, Update, delete, func, select, update
 
+from worker.domain.sharing import senders_of
+from worker.domain.verdict import Verdict
 from worker.sealing import Sealed
 from worker.store.database import Database
 from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox, mailbox_change, mailbox_pause
 
 T = TypeVar("T")
 
+_verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = 1_000_000  # microseconds
 
@@ -54,17 +58,32 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """A mailbox, or something that it shares with others, rests because of a fault.
+
+    Attributes:
+        what: the mailbox's name, or one of `worker.domain.sharing`.
+    """
+
+    what: str
+    until: datetime
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything that is kept, as of one moment.
 
     Attributes:
         number: of the latest change.
         pauses: those that last.
+        rests: likewise.
     """
 
     number: int
     entries: tuple[Entry, ...]
     pauses: tuple[Pause, ...]
+    rests: tuple[Rest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +211,20 @@ class SqlMailboxes:
 
         await self._written(work, line)
 
-    async def resume(self, name: str, line: Line) -> bool:
-        """End a pause by hand, and let one attempt find out whether a fault is over. Returns whether it was paused."""
+    async def resume(self, name: str, line: Line, shared: Collection[str] = ()) -> bool:
+        """End a pause by hand, and let one attempt find out whether a fault is over, its own or a shared one.
+
+        Args:
+            name: of the mailbox.
+            line: for the audit trail.
+            shared: what it shares with others.
+
+        Returns:
+            Whether it was paused.
+        """
 
         def work(connection: Connection) -> bool:
-            connection.execute(_tried_again(name))
+            connection.execute(_tried_again(name, shared))
             return bool(connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name)).rowcount)
 
         return await self._written(work, line)
@@ -279,12 +307,19 @@ def _contents(connection: Connection) -> Contents:
         Pause(each.mailbox, None if each.until is None else _moment(each.until), each.because, each.paused_by)
         for each in connection.execute(lasting)
     )
-    return Contents(number, entries, pauses)
+    resting = select(mailbox.c.name, mailbox.c.paused_until, mailbox.c.verdict)
+    resting = resting.where(mailbox.c.paused_until > database_now()).order_by(mailbox.c.name)
+    rests = tuple(
+        Rest(each.name, _moment(each.paused_until), _verdicts.validate_json(each.verdict))
+        for each in connection.execute(resting)
+    )
+    return Contents(number, entries, pauses, rests)
 
 
-def _tried_again(name: str) -> Update:
-    """The gate's rest is over at once: like at its end, one attempt goes ahead of the others."""
-    resting = update(mailbox).where(mailbox.c.name == name, mailbox.c.paused_until.is_not(None))
+def _tried_again(name: str, shared: Collection[str] = ()) -> Update:
+    """The gate's rests are over at once: like at their end, one attempt goes ahead of the others."""
+    its_own = mailbox.c.name.in_([name, *shared]) | mailbox.c.name.startswith(senders_of(name), autoescape=True)
+    resting = update(mailbox).where(its_own, mailbox.c.paused_until.is_not(None))
     return resting.values(paused_until=0, probing_until=None)
 
 

@@ -95,10 +95,11 @@ class LogEvents:
         match event:
             case Concluded(result, seconds):
                 log.info("result", **_told(result), seconds=round(seconds, 3))
-            case MailboxPaused(mailbox, kind, explanation, remedy, until):
+            case MailboxPaused(mailbox, kind, explanation, remedy, until, found_by):
                 log.warning(
                     "mailbox paused",
                     mailbox=mailbox,
+                    found_by=found_by or mailbox,
                     until=until.isoformat(timespec="seconds"),
                     explanation=explanation,
                     remedy=remedy,

@@ -190,6 +190,26 @@ async def test_server_that_asks_for_less_gets_less_from_all_workers_and_it_comes
     assert (shown.per_minute, shown.connections) == (10, 3)
 
 
+async def test_limits_of_a_mailbox_that_rests_come_back_after_the_rest_and_not_during_it(durable: Backend) -> None:
+    one, two = await durable.gate(), await durable.gate()
+    box = limited(per_minute=10)
+    penalty = verdict(Action.PAUSE, "throttled-mailbox/penalty", throttle=True, pause=timedelta(hours=2))
+    await one.paused(await admitted(one, box), penalty, now())
+    back = "UPDATE mailbox SET throttled_at = throttled_at - :microseconds"
+    await durable.sql(back, microseconds=7_199_000_000)
+    assert (await two.effective(box)).per_minute == 5
+    await durable.sql(back, microseconds=121_000_000)
+    assert (await two.effective(box)).per_minute == 7
+
+
+@pytest.mark.parametrize("punished", [True, False])
+async def test_limits_come_down_when_the_server_punishes_repetition(durable: Backend, *, punished: bool) -> None:
+    gate, box = await durable.gate(), limited(per_minute=10)
+    said = verdict(Action.FAIL, "recipient-permanent", punished=punished)
+    await gate.cleared(await admitted(gate, box), tried=True, said=said)
+    assert (await gate.effective(box)).per_minute == (5 if punished else 10)
+
+
 # connections
 
 
