@@ -38,15 +38,16 @@ from worker.store.mailboxes import Contents, Entry, KeptPart, Line, Pause, SqlMa
 from worker.unusable import Unusable
 
 LOOK = 1.0  # seconds between looks at the number of the latest change
+_AGAIN = timedelta(minutes=1)
 _NOWHERE = parse("nobody@invalid.invalid")
 _PLACEHOLDER = "not set"
 _NO_KEY = (
     "POSTLANE_SECRETS__KEY is not set, so secrets cannot be kept in the store. Make a key with `postlane secret key`, "
-    "give it to all workers, or write a reference, file:PATH or env:NAME, in place of the secret."
+    "give it to all workers, or write a reference, file:PATH, env:NAME or keyvault:ADDRESS, in place of the secret."
 )
 _ELSEWHERE = "give it again: the server or authority was changed, and a kept secret is never shown to another one"
 _NO_REFERENCE = (
-    "files and variables of the workers cannot be named over the API; give the secret itself, or set "
+    "files, variables and key vaults of the workers cannot be named over the API; give the secret itself, or set "
     "POSTLANE_API__REFERENCES=true"
 )
 
@@ -190,7 +191,10 @@ class Directories:
                 if mailbox.held is not None and mailbox.held.unusable and news:
                     self._observe(MailboxUnusable(mailbox.name, mailbox.held.why, mailbox.held.remedy))
             self._number = contents.number
-            self._until = min((each.until for each in contents.pauses if each.until is not None), default=None)
+            ends = [each.until for each in contents.pauses if each.until is not None]
+            if any(each.held is not None and each.held.unusable for each in made.mailboxes.values()):
+                ends.append(now + _AGAIN)  # a file or a key vault that was out of reach may be back
+            self._until = min(ends, default=None)
 
     async def watch(self) -> None:
         """Look again and again."""

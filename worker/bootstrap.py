@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar
+
+from pydantic import SecretStr
 
 from contracts.address import AddrSpec
 from worker import mailbox_file, sealing
@@ -28,7 +30,15 @@ from worker.broker.topology import Topology
 from worker.courier import Courier, Intake
 from worker.domain.decision import Decision
 from worker.domain.health import Finding
-from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
+from worker.domain.mailbox import (
+    Directory,
+    GraphEndpoint,
+    ManagedIdentity,
+    OAuth,
+    PickupDirectory,
+    Secret,
+    SmtpEndpoint,
+)
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
 from worker.doubts import look_into
@@ -37,6 +47,8 @@ from worker.graph import conversation
 from worker.graph.lookup import SentItems
 from worker.graph.transport import GraphTransport
 from worker.oauth.expiry import review
+from worker.oauth.keyvault import CLOUDS as VAULTS
+from worker.oauth.keyvault import KeyVault, Surroundings
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
@@ -108,9 +120,35 @@ def directory(settings: Settings) -> Directory:
         SettingsError: it is wrong.
     """
     try:
-        return mailbox_file.load(settings.mailboxes.file, os.environ)
+        return mailbox_file.load(settings.mailboxes.file, surroundings(settings))
     except mailbox_file.MailboxFileError as error:
         raise SettingsError(str(error)) from error
+
+
+@cache
+def _key_vault(identity: str, tenant_id: str | None, client_secret: str | None) -> KeyVault:
+    """One for the whole process, so that its answers are kept."""
+    if tenant_id is None:
+        managed = ManagedIdentity() if identity == "system" else ManagedIdentity(client_id=identity)
+        return KeyVault(OAuth("", "", managed, f"https://{VAULTS[0]}/.default", ""))
+    authority = f"https://login.microsoftonline.com/{tenant_id}"
+    secret = Secret(SecretStr(client_secret or ""))
+    return KeyVault(OAuth(authority, identity, secret, f"https://{VAULTS[0]}/.default", ""))
+
+
+def surroundings(settings: Settings) -> Surroundings:
+    """Where mailboxes find secrets that they only name.
+
+    Raises:
+        SettingsError: an app without its secret.
+    """
+    given = settings.keyvault
+    if given.identity is None:
+        return Surroundings(os.environ, None)
+    secret = given.client_secret.get_secret_value() if given.client_secret else None
+    if (given.tenant_id is None) != (secret is None):
+        raise SettingsError("POSTLANE_KEYVAULT__TENANT_ID and POSTLANE_KEYVAULT__CLIENT_SECRET belong together.")
+    return Surroundings(os.environ, _key_vault(given.identity, given.tenant_id, secret))
 
 
 def keyring(settings: Settings) -> sealing.Keyring:
@@ -129,7 +167,7 @@ def _base(settings: Settings) -> Base:
         SettingsError: it is wrong.
     """
     directory(settings)
-    return Base(mailbox_file.read(settings.mailboxes.file), os.environ)
+    return Base(mailbox_file.read(settings.mailboxes.file), surroundings(settings))
 
 
 @asynccontextmanager

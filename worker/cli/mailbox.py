@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli.actor import actor
+from worker.domain.document import REFERENCES
 from worker.unusable import Unusable
 
 if TYPE_CHECKING:
@@ -310,10 +311,10 @@ def document_of(pairs: Iterable[str], document: dict[str, Any] | None = None) ->
         key, separator, value = pair.partition("=")
         if not separator or not re.fullmatch(r"[a-z][a-z_0-9]*(\.[a-z][a-z_0-9]*)?", key):
             raise typer.BadParameter(f"{key!r}: write KEY=VALUE, such as login.username=jana")
-        if key in _SECRETS and value and not value.startswith(("file:", "env:")):
+        if key in _SECRETS and value and not value.startswith(REFERENCES):
             raise typer.BadParameter(
                 f"{key}: everybody on this machine can read the command line. Use --password-file, --password-stdin or "
-                "--password-prompt, or a reference: file:PATH or env:NAME"
+                "--password-prompt, or a reference: file:PATH, env:NAME or keyvault:ADDRESS"
             )
         table, last = document, key
         if "." in key:

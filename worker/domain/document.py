@@ -18,17 +18,22 @@ SECRETS = ("login.password", "oauth.client_secret", "oauth.certificate_password"
 """The keys that hold secrets."""
 
 _ELSEWHERE = {
-    "login.password": ("password_file", "password_env"),
+    "login.password": ("password_file", "password_env", "password_keyvault"),
     "oauth.client_secret": (
         "client_secret_file",
         "client_secret_env",
+        "client_secret_keyvault",
         "certificate_file",
         "federated_token_file",
         "federated_token_file_env",
         "managed_identity",
         "device_login",
     ),
-    "oauth.certificate_password": ("certificate_password_file", "certificate_password_env"),
+    "oauth.certificate_password": (
+        "certificate_password_file",
+        "certificate_password_env",
+        "certificate_password_keyvault",
+    ),
 }
 _LEADS_TO = {
     "login.password": ("host", "port", "tls", "preset", "cloud"),
@@ -39,6 +44,7 @@ _WAY = ("host", "port", "tls", "ca_file", "helo", "preset", "cloud", "channels",
 _REFERENCES = (
     *("login.password_file", "login.password_env", "oauth.client_secret_file", "oauth.client_secret_env"),
     *("oauth.certificate_password_file", "oauth.certificate_password_env"),
+    *("login.password_keyvault", "oauth.client_secret_keyvault", "oauth.certificate_password_keyvault"),
     *("oauth.certificate_file", "oauth.federated_token_file", "oauth.federated_token_file_env"),
 )
 
@@ -59,7 +65,8 @@ class Parted:
 def parted(document: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Parted:
     """Take the secrets out of a document.
 
-    A value `file:PATH` or `env:NAME` is a reference and becomes the key `…_file` or `…_env`. A blank, or what a reader
+    A value `file:PATH`, `env:NAME` or `keyvault:ADDRESS` is a reference and becomes the key `…_file`, `…_env` or
+    `…_keyvault`. A blank, or what a reader
     was shown in its place, stands for the secret that is there.
 
     Args:
@@ -85,11 +92,9 @@ def _taken(table: dict[str, Any], place: str, key: str, kept: bool) -> str | Non
     elsewhere = any(table.get(other) is not None for other in _ELSEWHERE[place])
     mentioned, value = key in table, table.pop(key, None)
     match value:
-        case str() if value.startswith(("file:", "env:")):
+        case str() if value.startswith(REFERENCES):
             kind, _, rest = value.partition(":")
             table[f"{key}_{kind}"] = rest
-        case str() if value.startswith("keyvault:"):
-            raise ValueError(f"{place}: references to a key vault are not supported; write file:PATH or env:NAME")
         case str() if value:
             table[key] = None
             return value
