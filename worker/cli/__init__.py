@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "health": "Ask the worker of this machine whether it is ready.",
         "import": "Take over the mail settings of another product.",
         "mailbox": "Mailboxes: show, add, change, pause, test, remove.",
+        "scope": "What keeps a tenant's, site's or component's mail back.",
+        "tenant": "A tenant's own mail settings, by the keys of its portal.",
         "secret": "Keys of the secrets in the store.",
         "api": "The management API and its tokens.",
         "dead": "Look through dead letters, correct them, send them again.",
