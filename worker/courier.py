@@ -54,7 +54,7 @@ from worker.domain.report import Case, Trace, due_since
 from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
-from worker.domain.sharing import shown, whose
+from worker.domain.sharing import eased, shown, whose
 from worker.domain.verdict import Action, Row, Scope, Verdict, for_others
 from worker.domain.wording import Unreadable, Unrenderable, Wording, filled, ordered, refusal_of, verdict_of, worded
 from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
@@ -463,7 +463,8 @@ class Courier:
             ):
                 self.observe(MailboxResumed(name))
             return None
-        name = shared(verdict)
+        if name := shared(verdict):
+            verdict = eased(verdict)
         others = for_others(verdict, self.rows, shown(name)) if name else None
         until = await self.gate.paused(
             admission, verdict, trial.now, shared=name, others=others, tried=judgement.pause is None

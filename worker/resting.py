@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from contracts.address import AddrSpec
-from worker.domain.mailbox import Mailbox, NoLogin, SmtpEndpoint, Tls
+from worker.domain.mailbox import Endpoint, Mailbox, NoLogin, SmtpEndpoint, Tls
 from worker.domain.sharing import senders_of, shared_by, shown
 from worker.domain.verdict import Verdict
 from worker.ports import Admission, Demand, Gate, Hold, Paced
 
 _AT_LEAST = timedelta(minutes=1)
+_REMEMBERED = 4096  # mailboxes and their senders
 _NOBODY = AddrSpec("nobody", "postlane.invalid")
 _NOWHERE = SmtpEndpoint("postlane.invalid", 25, Tls.NONE, NoLogin())
 
@@ -65,15 +67,17 @@ class SharedGate:
             gate: of single mailboxes.
         """
         self._gate = gate
+        self._names: dict[tuple[str, str, AddrSpec | None, bool], tuple[Endpoint, tuple[str, ...]]] = {}
 
     async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Leave | Hold | Paced:
         """Let through if a way out is open and the mailbox itself is; what was found open is left as it was if not."""
         asked: dict[str, Admission | Hold] = {}
+        shared = replace(demand, slot=None) if demand.slot is not None else demand
         closed: dict[str, Hold] = {}
         ways = _ways(mailbox)
         for way in ways:
-            names = shared_by(way, demand.sender, external=demand.external > 0)
-            if (hold := await self._shut(names, asked, demand, now)) is not None:
+            names = self._shared(way, demand.sender, external=demand.external > 0)
+            if (hold := await self._shut(names, asked, shared, now)) is not None:
                 closed[way.transport] = hold
         admitted = tuple(each for each in asked.values() if isinstance(each, Admission))
         answer: Admission | Hold | Paced
@@ -121,20 +125,34 @@ class SharedGate:
         over = []
         if await self._gate.cleared(admission, tried=tried, accepted=accepted, said=said):
             over.append(admission.mailbox)
-        leaves = admission.shared if isinstance(admission, Leave) else ()
+        leaves = tuple(each for each in admission.shared if each.probe) if isinstance(admission, Leave) else ()
+        if not leaves:
+            return tuple(over)
         used = frozenset(shared_by(by)) if by is not None else frozenset()
         for leave in leaves:
             proven = tried and (leave.mailbox in used or leave.mailbox.startswith(senders_of(admission.mailbox)))
-            if leave.probe and await self._gate.cleared(leave, tried=proven):
+            if await self._gate.cleared(leave, tried=proven):
                 over.append(shown(leave.mailbox))
         return tuple(over)
+
+    def _shared(self, way: Mailbox, sender: AddrSpec | None, *, external: bool) -> tuple[str, ...]:
+        """The names, from memory if they were asked for lately: every mail asks."""
+        key = (way.name, way.transport, sender, external)
+        known = self._names.get(key)
+        if known is not None and known[0] is way.endpoint:
+            return known[1]
+        if len(self._names) >= _REMEMBERED:
+            self._names.clear()
+        names = shared_by(way, sender, external=external)
+        self._names[key] = way.endpoint, names
+        return names
 
     async def _shut(
         self, names: Iterable[str], asked: dict[str, Admission | Hold], demand: Demand, now: datetime
     ) -> Hold | None:
         for name in names:
             if name not in asked:
-                found = await self._gate.admit(_as_mailbox(name), replace(demand, slot=None), now)
+                found = await self._gate.admit(_as_mailbox(name), demand, now)
                 asked[name] = found if isinstance(found, Admission | Hold) else Admission(name)
             if isinstance(hold := asked[name], Hold):
                 return hold
@@ -146,6 +164,7 @@ class SharedGate:
                 await self._gate.cleared(leave, tried=False)
 
 
+@lru_cache(maxsize=4096)
 def _as_mailbox(name: str) -> Mailbox:
     return Mailbox(name, _NOBODY, "", _NOWHERE)
 

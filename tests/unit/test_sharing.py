@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from worker.domain.mailbox import (
     SmtpEndpoint,
     Tls,
 )
-from worker.domain.sharing import shared_by, shown, whose
+from worker.domain.sharing import eased, shared_by, shown, whose
 from worker.domain.verdict import Action, Only, Scope
 
 ENTRA = "https://login.microsoftonline.com/"
@@ -148,6 +149,20 @@ def test_punished_sender_rests_with_its_mailbox_and_no_other_one() -> None:
     assert name in shared_by(at(), SENDER)
     assert name not in shared_by(at(), parse("billing@contoso.com"))
     assert name not in shared_by(at(name="other"), SENDER)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope", "seconds"),
+    [
+        ("transient", Scope.SERVER, 5),
+        ("transient/connections", Scope.SERVER, 5),
+        ("auth-config/tls", Scope.SERVER, 60),
+        ("transient", Scope.MAILBOX, 60),
+    ],
+)
+def test_server_that_may_be_well_in_a_moment_is_looked_at_soon(kind: str, scope: Scope, seconds: int) -> None:
+    found = verdict(Action.PAUSE, kind, scope, pause=timedelta(minutes=1))
+    assert eased(found).pause == timedelta(seconds=seconds)
 
 
 def test_names_fit_into_a_key_and_stay_apart() -> None:

@@ -8,6 +8,8 @@ secret that keeps others from sending.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 from contracts.address import AddrSpec
@@ -30,6 +32,7 @@ from worker.domain.mailbox import (
 from worker.domain.verdict import Action, Only, Scope, Verdict
 
 _LONGEST = 160  # characters
+_LOOKED_AT_SOON = timedelta(seconds=5)
 
 
 def shared_by(way: Mailbox, sender: AddrSpec | None = None, *, external: bool = True) -> tuple[str, ...]:
@@ -75,6 +78,12 @@ def whose(verdict: Verdict, way: Mailbox, sender: AddrSpec, stage: Stage | None)
             return _within_tenant(verdict, way)
         case _:
             return ""
+
+
+def eased(verdict: Verdict) -> Verdict:
+    """How long a shared rest is at first: a server that may be well in a moment keeps many from sending."""
+    passing = verdict.scope is Scope.SERVER and verdict.kind.partition("/")[0] == "transient"
+    return replace(verdict, pause=min(verdict.pause, _LOOKED_AT_SOON)) if passing else verdict
 
 
 def shown(name: str) -> str:
