@@ -80,16 +80,27 @@ class Base:
     Attributes:
         tree: its keys.
         environment: for secrets named by `…_env`.
+        made: what it comes to, if that is known; a file of thousands of mailboxes is not checked twice.
     """
 
     tree: Mapping[str, Any]
     environment: Mapping[str, str]
+    made: Directory | None = None
 
     @property
     def mailboxes(self) -> Mapping[str, Mapping[str, Any]]:
         """By name."""
         found: Mapping[str, Mapping[str, Any]] = self.tree.get("mailboxes", {})
         return found
+
+    @property
+    def directory(self) -> Directory:
+        """What it comes to.
+
+        Raises:
+            MailboxFileError: it is wrong.
+        """
+        return self.made or mailbox_file.assembled(self.tree, self.environment)
 
     def named(self, name: str) -> str | None:
         """Its mailbox of this name, by whatever capital letters."""
@@ -155,7 +166,7 @@ class Directories:
         self._until: datetime | None = None
         self._complained: str = ""
         self._turn = asyncio.Lock()
-        self.current = mailbox_file.assembled(base.tree, base.environment)
+        self.current = base.directory
 
     async def loaded(self) -> Directory:
         """The directory; the first time it is read.
@@ -637,7 +648,7 @@ def _with(base: Base, parts: Iterable[tuple[part.Part, Mapping[str, Any]]]) -> B
     tree: Mapping[str, Any] = base.tree
     for at, document in parts:
         tree = part.within(tree, at, document)
-    return replace(base, tree=tree)
+    return base if tree is base.tree else replace(base, tree=tree, made=None)
 
 
 def _problem(base: Base) -> str | None:
@@ -650,6 +661,8 @@ def _problem(base: Base) -> str | None:
 
 def _assembled(base: Base, added: Mapping[str, Mapping[str, Any]]) -> Directory:
     """A directory of the file and these; the platform's default is the file's, or the first that wants to be it."""
+    if not added:
+        return base.directory
     documents = {name: plain(each) for name, each in added.items()}
     tree = {**base.tree, "mailboxes": {**base.mailboxes, **documents}}
     if tree.get("default") is None and (first := next((name for name in added if added[name].get("default")), None)):

@@ -167,8 +167,12 @@ def _base(settings: Settings) -> Base:
     Raises:
         SettingsError: it is wrong.
     """
-    directory(settings)
-    return Base(mailbox_file.read(settings.mailboxes.file), surroundings(settings))
+    path, environment = settings.mailboxes.file, surroundings(settings)
+    try:
+        tree, made = mailbox_file.both(path, environment)
+    except mailbox_file.MailboxFileError as error:
+        raise SettingsError(str(error)) from error
+    return Base(tree, environment, made)
 
 
 @asynccontextmanager
@@ -309,7 +313,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
     """
     hooks = hooks or Hooks()
     base = _base(settings)
-    _check_pickups(directory(settings))
+    _check_pickups(base.directory)
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)

@@ -489,8 +489,14 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
     Raises:
         MailboxFileError: it cannot be read or is wrong.
     """
+    return both(path, environment)[1]
+
+
+def both(path: Path, environment: Mapping[str, str]) -> tuple[dict[str, Any], Directory]:
+    """Read the file: as it stands, and what it comes to; errors as above."""
     with _uncollected():
-        return assembled(read(path), environment, f"{path}: ")
+        tree = read(path)
+        return tree, assembled(tree, environment, f"{path}: ")
 
 
 @contextmanager
