@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -68,6 +69,18 @@ class Installation:
         )
         return await self.stack.enter_async_context(running)
 
+    async def take_over(self, product: str, files: Mapping[str, str], *arguments: str) -> Said:
+        """Import the settings of another product, handed in as files of these names, into the mailboxes file."""
+        for name, text in files.items():
+            (self.directory / name).write_text(text, encoding="utf-8")
+        return await self.postlane("import", product, *files, *arguments)
+
+    def amend(self, old: str, new: str) -> None:
+        """Change a line of the mailboxes file by hand."""
+        text = self.mailboxes.read_text(encoding="utf-8")
+        assert old in text, text
+        self.mailboxes.write_text(text.replace(old, new), encoding="utf-8")
+
     async def postlane(self, *arguments: str) -> Said:
         """Run a command as an operator would, in the installation's directory."""
         process = await asyncio.create_subprocess_exec(
@@ -85,6 +98,13 @@ class Installation:
     def _environment(self) -> Mapping[str, str]:
         given = environment_of(self.address, self.topology, self.mailboxes, self.directory, self.settings)
         return {**given, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def mailbox(name: str, server: MailServer | int, *lines: str, address: str = "", tls: str = "none") -> str:
