@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
+from contracts.address import AddrSpec
 from worker import mailbox_file, sealing
 from worker.administration import Administration, Base, Directories
-from worker.api.application import Doors
+from worker.api.application import Doors, TryOut
 from worker.api.application import application as api_application
 from worker.api.tokens import TokensFile
 from worker.attachments.directory import AttachmentDirectory
@@ -47,10 +49,13 @@ from worker.store.inventory import inventory as inventories
 from worker.store.inventory import migrated
 from worker.store.mailboxes import SqlMailboxes
 from worker.store.opening import MEMORY, Opened, opened
+from worker.switchboard import Switchboard
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
 from worker.templates.renderer import NoTemplates, Renderer
+from worker.tenant_settings import TenantSettings
+from worker.tryout import Tried, tried_out
 from worker.unusable import Unusable
 
 T = TypeVar("T")
@@ -150,14 +155,29 @@ async def administration(settings: Settings) -> AsyncIterator[Administration]:
     Raises:
         Unusable: the store keeps none, or is out of reach.
     """
+    async with desks(settings) as (mailboxes, _, _):
+        yield mailboxes
+
+
+Desks = tuple[Administration, Switchboard, TenantSettings]
+
+
+@asynccontextmanager
+async def desks(settings: Settings) -> AsyncIterator[Desks]:
+    """What people and portals do to mailboxes, to scopes, and to a tenant's own settings; errors as above."""
     base, keys_at_hand = _base(settings), keyring(settings)
     try:
         async with _kept(settings) as kept:
             if kept is None:
                 raise Unusable(f"store.url is {MEMORY}: mailboxes cannot be kept there. Name a database.")
-            yield Administration(base, kept, keys_at_hand)
+            yield _desks(base, kept, keys_at_hand)
     except StoreDown as error:
         raise Unusable(str(error)) from error
+
+
+def _desks(base: Base, kept: SqlMailboxes, keys_at_hand: sealing.Keyring) -> Desks:
+    mailboxes = Administration(base, kept, keys_at_hand)
+    return mailboxes, Switchboard(base, kept), TenantSettings(mailboxes)
 
 
 async def effective(settings: Settings) -> Directory:
@@ -283,7 +303,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         if settings.health.port:
             await stack.enter_async_context(_health(settings, worker, metrics, servers))
         if settings.api.port and stored is not None:
-            doors = Doors(Administration(base, stored, keyring(settings)), kept, servers, directories.look)
+            mailboxes, scopes, tenants = _desks(base, stored, keyring(settings))
+            sending = _trying_out(courier, directories)
+            doors = Doors(mailboxes, scopes, tenants, kept, servers, directories.look, sending)
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
         await stack.enter_async_context(_reviewing(directories, observe))
@@ -308,7 +330,7 @@ async def looked_at(settings: Settings, name: str) -> Finding:
     """
     mailbox = (await effective(settings)).mailboxes.get(name)
     if mailbox is None:
-        raise Unusable(f"There is no mailbox {name!r}: postlane mailbox list shows them.")
+        raise Unusable(f"There is no mailbox {name!r} that could be used: see postlane mailbox show {name}")
     tokens = msal_tokens(settings, lambda _event: None)
     try:
         return await look(mailbox, tokens)
@@ -326,16 +348,52 @@ async def api(settings: Settings) -> AsyncIterator[None]:
     """
     async with AsyncExitStack() as stack:
         observe = LogEvents(settings.worker.name)
-        desk = await stack.enter_async_context(administration(settings))
-        kept = await stack.enter_async_context(store(settings))
-        tokens = msal_tokens(settings, observe)
-        stack.callback(tokens.close)
+        mailboxes, scopes, tenants = await stack.enter_async_context(desks(settings))
         stored = await stack.enter_async_context(_kept(settings))
         directories = Directories(_base(settings), stored, keyring(settings), observe)
+        courier, found = await stack.enter_async_context(_alone(settings, directories.current, observe))
+        tokens = msal_tokens(settings, observe)
+        stack.callback(tokens.close)
         servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
         stack.push_async_callback(servers.close)
-        await stack.enter_async_context(_api(settings, Doors(desk, kept, servers, directories.look)))
+        sending = _trying_out(courier, directories)
+        doors = Doors(mailboxes, scopes, tenants, found.books, servers, directories.look, sending)
+        await stack.enter_async_context(_api(settings, doors))
         yield
+
+
+@asynccontextmanager
+async def _alone(settings: Settings, mailboxes: Directory, observe: Observe) -> AsyncIterator[tuple[Courier, Opened]]:
+    """A courier without a broker, for test mails."""
+    try:
+        async with AsyncExitStack() as stack:
+            found = await stack.enter_async_context(_opened(settings))
+            tokens = msal_tokens(settings, observe)
+            stack.callback(tokens.close)
+            graph = GraphTransport(tokens, graph_timeouts(settings))
+            stack.push_async_callback(graph.close)
+            yield _courier(settings, mailboxes, found, tokens, graph, observe, stack), found
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
+
+
+async def tested(settings: Settings, name: str, to: AddrSpec, *, even_disabled: bool) -> Tried:
+    """Send a test mail over one mailbox.
+
+    Raises:
+        Unusable: there is no such mailbox, it is switched off, or the store is out of reach.
+    """
+    mailboxes = await effective(settings)
+    async with _alone(settings, mailboxes, lambda _event: None) as (courier, _):
+        return await tried_out(courier, mailboxes, name, to, token_hex(8), even_disabled=even_disabled)
+
+
+def _trying_out(courier: Courier, directories: Directories) -> TryOut:
+    async def send(name: str, to: AddrSpec, *, even_disabled: bool) -> Tried:
+        mailboxes = await directories.loaded()
+        return await tried_out(courier, mailboxes, name, to, token_hex(8), even_disabled=even_disabled)
+
+    return send
 
 
 @asynccontextmanager

@@ -120,6 +120,26 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+Editable = Literal[
+    "address",
+    "display_name",
+    "senders",
+    "enabled",
+    "priority",
+    "purposes",
+    "allowed_domains",
+    "catch_all",
+    "catch_all_cc",
+    "redirect_to",
+    "suppress",
+    "limits",
+    "host",
+    "port",
+    "tls",
+]
+"""Keys of its mailboxes that may be changed at run time if the file says so; none of them is or names a secret."""
+
+
 class MailboxFileError(Unusable):
     """The file is wrong. The text has a line for each mistake, with its place."""
 
@@ -285,6 +305,7 @@ class _Mailbox(_Table):
     pickup: _Pickup | None = None
     graph: _Graph | None = None
     channels: tuple[Literal["smtp", "graph"], ...] | None = None
+    editable: tuple[Editable, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -328,6 +349,13 @@ class _Mailbox(_Table):
             )
         if self.catch_all_cc and not self.catch_all:
             raise ValueError("catch_all_cc needs catch_all")
+        return self
+
+    @model_validator(mode="after")
+    def _no_way_astray(self) -> Self:
+        ways = [key for key in ("host", "port", "tls") if key in self.editable]
+        if ways and (self.oauth or self.login):
+            raise ValueError(f"{ways[0]} cannot be editable beside a login: another server would get to see it")
         return self
 
     def _ordered(self) -> None:

@@ -11,6 +11,9 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+REFERENCES = ("file:", "env:", "keyvault:")
+"""What a secret's value begins with if it is not the secret itself but says where it is."""
+
 SECRETS = ("login.password", "oauth.client_secret", "oauth.certificate_password")
 """The keys that hold secrets."""
 
@@ -134,6 +137,58 @@ def masked(document: Mapping[str, Any], there: Collection[str]) -> dict[str, Any
     return shown
 
 
+STORE_ONLY = ("default", "required")
+"""Keys that only a mailbox in the store has: it is the platform's default; what must be there before it is used."""
+
+
+def plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as the mailboxes file would have it; a draft's login is its address if nothing else is."""
+    made = {key: value for key, value in document.items() if key not in STORE_ONLY}
+    if "required" in document and not made.get("address") and "@" in str(_at(made, "login.username") or ""):
+        made["address"] = _at(made, "login.username")
+    return made
+
+
+def lacking(document: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
+    """What a draft lacks before it is used; a mailbox that is none lacks nothing.
+
+    Args:
+        document: as it is kept.
+        there: secrets that are kept for it.
+    """
+    if "required" not in document:
+        return ()
+    made = plain(document)
+    ways = [key for key in ("host", "preset", "graph", "pickup") if made.get(key)]
+    needed = [*_listed(document["required"]), *(() if ways else ("host",)), "address"]
+    needed += ["login.username"] if "login" in made else []
+    absent = [key for key in needed if key not in SECRETS and _at(made, key) in (None, "")]
+    secrets = [place for place in SECRETS if place in {*needed, *wanted(document)} and place not in there]
+    elsewhere = {place for place in secrets if any(_at(made, f"{place.split('.')[0]}.{o}") for o in _ELSEWHERE[place])}
+    return tuple(dict.fromkeys([*absent, *(place for place in secrets if place not in elsewhere)]))
+
+
+def supposed(document: Mapping[str, Any], lacks: Collection[str]) -> dict[str, Any]:
+    """The draft as if it were complete, to be checked."""
+    made = deepcopy(dict(document))
+    for key in lacks:
+        *above, last = key.split(".")
+        table = made
+        for step in above:
+            table = table.setdefault(step, {})
+        table[last] = _SUPPOSED.get(key, table.get(last))
+        if table[last] is None:
+            del table[last]
+    return made
+
+
+_SUPPOSED = {"address": "nobody@invalid.invalid", "host": "nowhere.invalid", "login.username": "nobody"}
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list | tuple) else ()
+
+
 def merged(document: Any, patch: Any) -> Any:
     """A merge patch (RFC 7396): null takes a key away, tables are merged, everything else is replaced."""
     if not isinstance(patch, Mapping):
@@ -147,14 +202,20 @@ def merged(document: Any, patch: Any) -> Any:
     return made
 
 
-def led_astray(before: Mapping[str, Any], after: Parted) -> tuple[str, ...]:
-    """Secrets that would be kept and from now on be shown to another server than the one they were given for."""
+def led_astray(before: Mapping[str, Any], after: Parted, lacks: Collection[str] = ()) -> tuple[str, ...]:
+    """Secrets that would be kept and from now on be shown to another server than the one they were given for.
+
+    Args:
+        before: as it was kept.
+        after: as it would be.
+        lacks: what it lacked as a draft, which was never used: where nothing was said, something may be added.
+    """
     staying = wanted(before) & wanted(after.document) - after.given.keys()
-    return tuple(
-        place
-        for place in SECRETS
-        if place in staying and any(_at(before, key) != _at(after.document, key) for key in _LEADS_TO[place])
-    )
+
+    def moved(key: str) -> bool:
+        return _at(before, key) != _at(after.document, key) and not (lacks and _at(before, key) is None)
+
+    return tuple(place for place in SECRETS if place in staying and any(moved(key) for key in _LEADS_TO[place]))
 
 
 def new_references(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> tuple[str, ...]:
