@@ -92,11 +92,13 @@ async def test_umb_s6_password_reset_stays_off_although_a_server_is_configured(
         "From": "web@project.example", "Host": "127.0.0.1", "Port": {a.port}, "SecureSocketOptions": "None"}}}}}}}}}}"""
     said = await lane.take_over("umbraco", {"appsettings.json": settings}, "--tenant", "umb")
     assert said.status == 0
-    assert 'purposes_off = ["password-reset"]' in lane.mailboxes.read_text(encoding="utf-8")
-    lane.amend("# >>>", '[tenants.umb]\npurposes_off = ["password-reset"]\n# >>>')
-    await lane.worker()
-    off = await lane.post.send(notification("reset", "umb", category="password-reset"))
-    assert refused(off) == ("purpose-off", 0)
+    off = 'purposes_off=["password-reset"]'
+    assert f"# postlane scope set tenants/NAME '{off}'" in lane.mailboxes.read_text(encoding="utf-8")
+    worker = await lane.worker()
+    assert (await lane.postlane("scope", "set", "tenants/umb", off)).status == 0
+    await worker.logged("mailboxes changed")
+    reset = await lane.post.send(notification("reset", "umb", category="password-reset"))
+    assert refused(reset) == ("purpose-off", 0)
     for category in ("form", "invite"):
         result = await lane.post.send(notification(category, "umb", category=category))
         assert result.status is DeliveryStatus.ACCEPTED

@@ -21,7 +21,7 @@ _SECTION = "Umbraco:CMS:Global:Smtp"
 # A switch of the project, not of its mail settings: whether it is on cannot be read here.
 _CLOUD = (
     "On Umbraco Cloud password reset is off unless somebody has switched it on. To keep it off:",
-    'purposes_off = ["password-reset"] under [tenants.NAME]. Then list all tenants that have no mailbox, too.',
+    """postlane scope set tenants/NAME 'purposes_off=["password-reset"]'""",
 )
 _KNOWN = (
     "From",
