@@ -8,6 +8,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from contracts.delivery import Because, DeliveryStatus
 from contracts.notification import NOTIFICATION_TYPE, Notification, OnDoubt
 from contracts.publisher import publisher
@@ -28,6 +30,7 @@ def accepted(emulator: Emulator) -> list[dict[str, object]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
+@pytest.mark.row("ELX-S11")
 async def test_tenant_without_mailbox_is_sent_through_the_default_one_over_oauth(
     worker: WorkerProcess, emulator: Emulator, address: BrokerAddress, topology: Topology
 ) -> None:
@@ -43,6 +46,7 @@ async def test_tenant_without_mailbox_is_sent_through_the_default_one_over_oauth
     assert emulator.authority.requests == 1
 
 
+@pytest.mark.row("ELX-S11")
 async def test_tenant_with_a_mailbox_of_its_own_is_sent_through_that_by_password(
     worker: WorkerProcess, emulator: Emulator, address: BrokerAddress, topology: Topology
 ) -> None:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from worker.domain import verdict as verdicts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import Endpoint, Mailbox, Password, SmtpEndpoint
-from worker.domain.verdict import catalogue
+from worker.domain.verdict import Verdict, catalogue
 
 GOOD = timedelta(seconds=60)  # how long a good finding is believed
 BAD = timedelta(seconds=15)
@@ -108,7 +108,7 @@ def found(failure: Refused | TokenRefused | Broken, endpoint: Endpoint) -> Findi
             state = _BY_FAULT.get(fault, State.NO_ANSWER)
             meaning, said = verdicts.of_fault(rows, failure), detail
     finding = Finding(state, f"{meaning.explanation} ({said})" if said else meaning.explanation, meaning.remedy)
-    if state is State.LOGIN_REFUSED and _at_microsoft(endpoint):
+    if state is State.LOGIN_REFUSED and (_at_microsoft(endpoint) or _speaks_as_exchange(endpoint, meaning)):
         return replace(finding, remedy=" ".join(filter(None, (finding.remedy, _CHECKLIST))))
     return finding
 
@@ -134,6 +134,12 @@ def together(findings: Sequence[Finding]) -> Finding:
 
 def _at_microsoft(endpoint: Endpoint) -> bool:
     return isinstance(endpoint, SmtpEndpoint) and endpoint.host.lower().endswith(_MICROSOFT)
+
+
+def _speaks_as_exchange(endpoint: Endpoint, meaning: Verdict) -> bool:
+    """Whether the words are Exchange Online's, under whatever name a company reaches it."""
+    rows = catalogue("exchange-online")
+    return isinstance(endpoint, SmtpEndpoint) and meaning.row in {row.verdict.row for row in rows}
 
 
 _NO_RIGHT = (401, 403)

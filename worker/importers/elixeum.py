@@ -131,10 +131,11 @@ def _tenant_server(section: Section, wishes: Wishes, findings: Findings) -> Take
                 f"set {key}, or nothing: mail goes through the platform's default mailbox as before",
             )
     _port_is_number(section, findings)
+    number = checks.number_of(section.text(_PORT))
     port = checks.port(section, _PORT, findings, checks.SUBMISSION)
     host = checks.host(section, _SERVER, findings)
     login = _login(section, findings, complete=complete)
-    tls = _tls(section, port, findings) if complete else SourceTls.REQUIRED
+    tls = _tls(section, port, findings) if complete and port == number else SourceTls.REQUIRED
     name, address = _sender(section, findings, complete=complete)
     checks.office365(host, login, address, section.at(_SERVER), findings)
     if not complete:
@@ -154,6 +155,13 @@ def _tenant_server(section: Section, wishes: Wishes, findings: Findings) -> Take
 
 
 def _port_is_number(section: Section, findings: Findings) -> None:
+    if checks.number_of(section.text(_PORT)) == 0:
+        findings.refuse(
+            "port.out_of_range",
+            section.at(_PORT),
+            "port 0 does not exist, and the product has no default for it",
+            "write 587 (STARTTLS), 465 (TLS from the first octet) or 25 (relay)",
+        )
     if checks.is_text(section, _PORT) and checks.number_of(section.text(_PORT)) is not None:
         findings.refuse(
             f"value.wrong_type:{_PORT}",

@@ -114,6 +114,7 @@ class ImportedMailbox:
         connections: at most so many at once; 0: our default.
         suppress: nothing is really sent.
         more: what else the old settings say, for people.
+        advice: what the person may want to write into the mailboxes file besides, a line each.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ImportedMailbox:
     connections: int = 0
     suppress: bool = False
     more: Mapping[str, str | int | bool | tuple[str, ...]] = field(default_factory=dict)
+    advice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

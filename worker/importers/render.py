@@ -73,6 +73,7 @@ def secret_files(outcome: Import) -> tuple[SecretFile, ...]:
 
 def _mailbox(mailbox: ImportedMailbox, placing: Placing) -> Iterator[str]:
     address = mailbox.sender or placing.address
+    yield from (f"# {line}" for line in mailbox.advice)
     yield f"[mailboxes.{_key(mailbox.name)}]"
     if address:
         yield _pair("address", address)

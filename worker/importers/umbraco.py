@@ -6,6 +6,7 @@ Source: the product's GlobalSettings reference and its open code (`EmailSender`,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from worker.importers import checks, system_net
@@ -17,6 +18,11 @@ from worker.importers.source import Form, Source, form_of, text_of
 from worker.importers.wishes import Wishes
 
 _SECTION = "Umbraco:CMS:Global:Smtp"
+# A switch of the project, not of its mail settings: whether it is on cannot be read here.
+_CLOUD = (
+    "On Umbraco Cloud password reset is off unless somebody has switched it on. To keep it off:",
+    """postlane scope set tenants/NAME 'purposes_off=["password-reset"]'""",
+)
 _KNOWN = (
     "From",
     "Host",
@@ -35,7 +41,8 @@ _METHODS = {_NETWORK: _NETWORK, _FOLDER: _FOLDER, _IIS: _IIS, "0": _NETWORK, "1"
 def read(sources: Sequence[Source], wishes: Wishes, findings: Findings) -> Taken:
     """Files of either generation."""
     old, new = _by_generation(sources)
-    return Taken((*_from_web_config(old, wishes, findings), *_from_appsettings(new, wishes, findings)))
+    found = (*_from_web_config(old, wishes, findings), *_from_appsettings(new, wishes, findings))
+    return Taken(tuple(replace(mailbox, advice=_CLOUD) for mailbox in found))
 
 
 def _by_generation(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:

@@ -63,6 +63,7 @@ async def test_hundred_callers_at_once_share_one_look() -> None:
     assert world.looks == {"a": 1}
 
 
+@pytest.mark.row("UMB-W7")
 @pytest.mark.parametrize(("finding", "seconds"), [(WELL, 60), (CLOSED, 15), (REFUSED, 15)])
 async def test_finding_is_believed_for_its_time(finding: Finding, seconds: int) -> None:
     world = World("a")
@@ -75,6 +76,7 @@ async def test_finding_is_believed_for_its_time(finding: Finding, seconds: int) 
     assert world.looks == {"a": 2}
 
 
+@pytest.mark.row("UMB-W7")
 async def test_server_that_is_up_again_is_seen_within_fifteen_seconds() -> None:
     world = World("a")
     world.finding = CLOSED

@@ -298,6 +298,7 @@ async def test_mailbox_that_is_switched_off_is_left_in_peace() -> None:
 # ---------------------------------------------------------------- Office 365
 
 
+@pytest.mark.row("ELX-S13", "ELX-W3")
 def test_office_365_basic_login_is_warned_about_and_its_refusal_has_the_check_list() -> None:
     endpoint = SmtpEndpoint("smtp.office365.com", 587, Tls.STARTTLS, LOGIN)
     said = Reply.parse("535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled")
