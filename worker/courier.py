@@ -42,7 +42,7 @@ from worker.domain.decision import (
     while_kept,
     while_paced,
 )
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, Stage, Submission
+from worker.domain.delivery import Accepted, Broken, Busy, Fault, Fenced, HandedOver, Key, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
 from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
@@ -54,7 +54,16 @@ from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
 from worker.domain.verdict import Action, Row, Scope, Verdict
 from worker.domain.wording import Unreadable, Unrenderable, Wording, filled, ordered, refusal_of, verdict_of, worded
-from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
+from worker.events import (
+    ChannelRested,
+    Crashed,
+    MailboxPaused,
+    MailboxResumed,
+    Overtaken,
+    Submitted,
+    Submitting,
+    UnknownReply,
+)
 from worker.ports import (
     Admission,
     Claimed,
@@ -342,7 +351,7 @@ class Courier:
         case, mailbox = trial.case, trial.route.mailbox
         try:
             message = await self._compose(case, sent)
-            used, submission = await self._submit(case, mailbox, envelope, message, handover)
+            used, submission = await self._seen(case, mailbox, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), _open(case))
@@ -361,6 +370,19 @@ class Courier:
         if size <= _THREAD_ABOVE:
             return compose(notification, mailbox, files, _date(case))
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
+
+    async def _seen(
+        self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+    ) -> tuple[Mailbox, Submission]:
+        """One attempt, and its beginning and end for those who count what is under way."""
+        self.observe(Submitting(mailbox.name))
+        sent = False
+        try:
+            used, submission = await self._submit(case, mailbox, envelope, message, handover)
+            sent = isinstance(submission, Accepted | HandedOver)
+        finally:
+            self.observe(Submitted(mailbox.name, sent))
+        return used, submission
 
     async def _submit(
         self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover

@@ -21,6 +21,25 @@ class Concluded:
 
 
 @dataclass(frozen=True, slots=True)
+class Submitting:
+    """A mail is about to go out by a mailbox."""
+
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """That has come to an end.
+
+    Attributes:
+        sent: it was accepted for at least one recipient, or handed over.
+    """
+
+    mailbox: str
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MailboxPaused:
     """A mailbox rests because of a fault of its own."""
 
@@ -229,6 +248,8 @@ class Draining:
 
 Event = (
     Concluded
+    | Submitting
+    | Submitted
     | MailboxPaused
     | MailboxResumed
     | MailboxesChanged
