@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -78,6 +79,7 @@ def _local_part(local: str) -> str:
     return local
 
 
+@lru_cache(1024)
 def _domain(domain: str) -> str:
     if not domain:
         raise ValueError("has nothing after the @")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -18,6 +19,7 @@ from tests.postgres import postgres as postgresql
 from worker.broker import apply as topologies
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
+from worker.emulator.authority import Certificates, make_certificates
 from worker.emulator.files import mailboxes_file
 from worker.emulator.run import Emulator, Plan, emulating
 from worker.sandbox import rabbitmq
@@ -49,6 +51,24 @@ def postgres() -> Iterator[Cluster]:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Of a throw-away authority, for localhost and its addresses."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def server_tls(certificates: Certificates) -> ssl.SSLContext:
+    """What a good server shows."""
+    return certificates.server_context()
+
+
+@pytest.fixture
+def ca_file(certificates: Certificates) -> str:
+    """What the mailbox trusts."""
+    return str(certificates.ca_file)
 
 
 @pytest.fixture

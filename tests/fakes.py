@@ -103,6 +103,8 @@ class FakeLedger:
     async def handing_over(self, claimed: Claimed) -> bool:
         self.journal.append("handing over")
         page = self.pages[claimed.key]
+        if claimed.progress.handed:
+            page.progress = claimed.progress
         return page.underway and not page.unwanted and not self.stolen
 
     async def settle(self, claimed: Claimed, settlement: Settlement) -> tuple[Result, ...] | None:
@@ -159,9 +161,11 @@ class FakeGate:
     Attributes:
         holds: mailboxes that rest, or whose limits are used up.
         out: mailboxes of attempts that were let through and have not come back yet.
+        rests: what was at fault, and what the others are told; nothing: the mailbox alone.
         bug: raised when an attempt comes back.
     """
 
+    rests: list[tuple[str, Verdict | None]] = field(default_factory=list)
     holds: dict[str, Hold | Paced] = field(default_factory=dict)
     out: list[str] = field(default_factory=list)
     tried: list[bool] = field(default_factory=list)
@@ -180,21 +184,40 @@ class FakeGate:
         self.out.append(mailbox.name)
         return Admission(mailbox.name)
 
-    async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
+    async def paused(
+        self,
+        admission: Admission,
+        verdict: Verdict,
+        now: datetime,
+        *,
+        shared: str = "",
+        others: Verdict | None = None,
+        tried: bool = False,
+    ) -> datetime:
         self.out.remove(admission.mailbox)
-        self.holds[admission.mailbox] = Hold(now + verdict.pause, verdict)
+        self.rests.append((shared, others))
+        if not tried:
+            self.holds[admission.mailbox] = Hold(now + verdict.pause, verdict)
         return now + verdict.pause
 
     async def cleared(
-        self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
-    ) -> bool:
+        self,
+        admission: Admission,
+        *,
+        tried: bool,
+        accepted: int = 0,
+        said: Verdict | None = None,
+        by: Mailbox | None = None,
+    ) -> tuple[str, ...]:
+        del by
         if self.bug is not None:
             raise self.bug
         self.out.remove(admission.mailbox)
         self.tried.append(tried)
         self.accepted.append(accepted)
         self.said.append(said)
-        return tried and self.holds.pop(admission.mailbox, None) is not None
+        over = tried and self.holds.pop(admission.mailbox, None) is not None
+        return (admission.mailbox,) if over else ()
 
 
 def takes_all(envelope: Envelope) -> Submission:

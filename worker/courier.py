@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from contracts.address import AddrSpec
 from contracts.cancellation import Cancellation
-from contracts.delivery import DeliveryStatus
+from contracts.delivery import DeliveryStatus, RecipientStatus
 from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import mass, report
-from worker.domain.capacity import beyond
+from worker.domain.addressing import names_others, narrowed
+from worker.domain.capacity import beyond, most_at_once
 from worker.domain.carry import pack, unpack
 from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
@@ -42,17 +44,31 @@ from worker.domain.decision import (
     while_kept,
     while_paced,
 )
-from worker.domain.delivery import Accepted, Broken, Busy, Fault, Fenced, HandedOver, Key, Progress, Stage, Submission
+from worker.domain.delivery import (
+    Accepted,
+    Broken,
+    Busy,
+    Fault,
+    Fenced,
+    HandedOver,
+    Key,
+    Outcome,
+    Progress,
+    Refused,
+    Stage,
+    Submission,
+)
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
-from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
+from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint, TooMany, reads_headers
 from worker.domain.message import OutgoingMessage, compose, message_id_of, sender_of
 from worker.domain.permission import authorise
 from worker.domain.report import Case, Trace, due_since
 from worker.domain.restraint import Outgoing, answered, outgoing, stopped, suppressed
 from worker.domain.retry import RetryPolicy
 from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sender, presented, route, scope_of
-from worker.domain.verdict import Action, Row, Scope, Verdict
+from worker.domain.sharing import shown, whose
+from worker.domain.verdict import Action, Row, Scope, Verdict, for_others
 from worker.domain.wording import Unreadable, Unrenderable, Wording, filled, ordered, refusal_of, verdict_of, worded
 from worker.events import (
     ChannelRested,
@@ -72,10 +88,10 @@ from worker.ports import (
     Demand,
     Dice,
     Doubtful,
+    Entrance,
     FileMissing,
     Files,
     Finished,
-    Gate,
     Hold,
     Ledger,
     Observe,
@@ -83,12 +99,13 @@ from worker.ports import (
     Recalled,
     Register,
     Settlement,
+    StoreDown,
     Templates,
     Transport,
     Underway,
     Waiting,
 )
-from worker.resting import RestingChannels
+from worker.resting import Leave, RestingChannels
 
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
@@ -120,7 +137,7 @@ class Courier:
     rows: tuple[Row, ...]
     ledger: Ledger
     register: Register
-    gate: Gate
+    gate: Entrance
     transports: Mapping[type[Endpoint], Transport]
     files: Files
     templates: Templates
@@ -231,8 +248,12 @@ class Courier:
                 case Notification() as notification:
                     case = replace(case, notification=notification)
         if doubtful and notification.on_doubt is OnDoubt.HOLD:
-            return puzzle(case, _CRASHED, _open(case), self._trace(notification))
-        return await self._due(_with_doubts(case) if doubtful else case, handover)
+            case = _with_part_in_doubt(case)
+            if not (case.progress.handed and _open(case)):
+                return puzzle(_of_this_claim(case), _CRASHED, _open(case), self._trace(notification))
+        elif doubtful:
+            case = _with_doubts(case)
+        return await self._due(_of_this_claim(case), handover)
 
     def _trace(self, notification: Notification) -> Trace | None:
         """Where a mail would be found that a worker may have sent before it died."""
@@ -329,15 +350,16 @@ class Courier:
         if suppressed(mailbox, restraint):
             return suppress(case, chosen, _open(case))
         still_open = _open(case)
-        turn = case.progress.turn(still_open)
-        sent = outgoing(case.notification, chosen, restraint, turn)
+        turn = partial(case.progress.turn, most=most_at_once(mailbox))
+        sent = outgoing(case.notification, chosen, restraint, still_open, turn)
         if isinstance(sent, Refusal):
             return refuse(case, sent, still_open)
         case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        waiting = tuple(rcpt for rcpt in still_open if rcpt not in turn)
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in {*sent.tried, *sent.barred})
+        handover.of(case.progress, frozenset(sent.tried) if waiting else frozenset())
         trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
-        match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
+        match await self.gate.admit(mailbox, _demand(case, envelope, mailbox), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
             case Paced(slot, verdict):
@@ -348,10 +370,12 @@ class Courier:
     async def _admitted(
         self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
     ) -> Decision | _Elsewhere:
-        case, mailbox = trial.case, trial.route.mailbox
+        case = trial.case
         try:
             message = await self._compose(case, sent)
-            used, submission = await self._seen(case, mailbox, envelope, message, handover)
+            closed = admission.closed if isinstance(admission, Leave) else frozenset()
+            attempt = self._submit(case, sent, envelope, message, handover, closed)
+            used, submission = await self._seen(trial.route.mailbox, attempt)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), _open(case))
@@ -361,7 +385,7 @@ class Courier:
         trial = replace(
             trial, route=replace(trial.route, mailbox=used), message_id=message.message_id, now=self.clock()
         )
-        return await self._judged(trial, answered(submission, sent), admission, handover)
+        return await self._judged(trial, answered(submission, sent), admission, envelope, handover)
 
     async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
         notification, mailbox = sent.notification, sent.route.mailbox
@@ -372,44 +396,70 @@ class Courier:
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
 
     async def _seen(
-        self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+        self, mailbox: Mailbox, attempt: Awaitable[tuple[Mailbox, Submission]]
     ) -> tuple[Mailbox, Submission]:
         """One attempt, and its beginning and end for those who count what is under way."""
         self.observe(Submitting(mailbox.name))
         sent = False
         try:
-            used, submission = await self._submit(case, mailbox, envelope, message, handover)
+            used, submission = await attempt
             sent = isinstance(submission, Accepted | HandedOver)
         finally:
             self.observe(Submitted(mailbox.name, sent))
         return used, submission
 
     async def _submit(
-        self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+        self,
+        case: Case,
+        sent: Outgoing,
+        envelope: Envelope,
+        message: OutgoingMessage,
+        handover: _Handover,
+        resting: frozenset[str] = frozenset(),
     ) -> tuple[Mailbox, Submission]:
         """One attempt, by the first channel that gets as far as the mail; the last one's failure counts.
+
+        Args:
+            case: what it is about.
+            sent: the notification as it leaves.
+            envelope: of it.
+            message: of it.
+            handover: the ledger's mark.
+            resting: channels that nobody is to use now.
 
         Returns:
             The mailbox by the channel that was used, and what came of it.
         """
-        first, *further = self.resting.awake(mailbox, self.clock())
-        used, submission = first, await self._by(first, case, envelope, message, handover)
+        mailbox = sent.route.mailbox
+        ways = self.resting.awake(mailbox, self.clock())
+        first, *further = tuple(way for way in ways if way.transport not in resting) or ways
+        used, submission = first, await self._by(first, case, sent, envelope, message, handover)
         for way in further:
             trouble = None if handover.begun else closed(submission, self.rows)
             if trouble is None:
                 break
             until = self.resting.rest(used, trouble, self.clock())
             self.observe(ChannelRested(mailbox.name, used.transport, trouble.kind, trouble.explanation, until))
-            other = await self._by(way, case, envelope, message, handover)
+            other = await self._by(way, case, sent, envelope, message, handover)
             if not unasked(other):
                 used, submission = way, other
         return used, submission
 
     async def _by(
-        self, mailbox: Mailbox, case: Case, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+        self,
+        mailbox: Mailbox,
+        case: Case,
+        sent: Outgoing,
+        envelope: Envelope,
+        message: OutgoingMessage,
+        handover: _Handover,
     ) -> Submission:
         """One channel. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
         transport = self.transports[type(mailbox.endpoint)]
+        parts = mailbox.too_many is TooMany.SPLIT and reads_headers(mailbox.endpoint)
+        if parts and names_others(envelope, message):
+            mine = replace(sent, notification=narrowed(sent.notification, envelope))
+            message = await self._compose(case, mine)
         if (too_much := beyond(mailbox.limits, envelope, message)) is not None:
             return too_much
         try:
@@ -419,7 +469,7 @@ class Courier:
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
     async def _judged(
-        self, trial: Trial, submission: Submission, admission: Admission, handover: _Handover
+        self, trial: Trial, submission: Submission, admission: Admission, envelope: Envelope, handover: _Handover
     ) -> Decision | _Elsewhere:
         if isinstance(submission, Busy | Fenced):
             await self.gate.cleared(admission, tried=False)
@@ -428,23 +478,35 @@ class Courier:
         judgement = judge(submission, trial.tried, self.rows, trial.case.notification.on_doubt)
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
+        reached = submission.stage if isinstance(submission, Refused | Broken) else None
         ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
-        until = await self._rest(admission, judgement, trial.now, tried=not ours)
+        shared = partial(whose, way=trial.route.mailbox, sender=envelope.mail_from, stage=reached)
+        until = await self._rest(admission, judgement, trial, shared, tried=not ours)
         decision = after_attempt(trial, judgement, until)
         if judgement.pause is None or handover.begun:
             return decision
         return _Elsewhere(decision, Unavailable(judgement.pause, until))
 
-    async def _rest(self, admission: Admission, judgement: Judgement, now: datetime, *, tried: bool) -> datetime | None:
-        """Pause the mailbox or clear it; the end of the pause if there is one."""
-        mailbox, verdict = admission.mailbox, judgement.pause
+    async def _rest(
+        self, admission: Admission, judgement: Judgement, trial: Trial, shared: Callable[[Verdict], str], *, tried: bool
+    ) -> datetime | None:
+        """Rest the mailbox, or what it shares, or clear both; the end of the rest if it waits for that."""
+        verdict = judgement.pause or judgement.punished
         if verdict is None:
-            if await self.gate.cleared(admission, tried=tried, accepted=judgement.accepted, said=judgement.verdict):
-                self.observe(MailboxResumed(mailbox))
+            said, used = judgement.verdict, trial.route.mailbox
+            for name in await self.gate.cleared(
+                admission, tried=tried, accepted=judgement.accepted, said=said, by=used
+            ):
+                self.observe(MailboxResumed(name))
             return None
-        until = await self.gate.paused(admission, verdict, now)
-        self.observe(MailboxPaused(mailbox, verdict.kind, verdict.explanation, verdict.remedy, until))
-        return until
+        name = shared(verdict)
+        others = for_others(verdict, self.rows, shown(name)) if name else None
+        until = await self.gate.paused(
+            admission, verdict, trial.now, shared=name, others=others, tried=judgement.pause is None
+        )
+        rests, found_by = (shown(name), admission.mailbox) if name else (admission.mailbox, "")
+        self.observe(MailboxPaused(rests, verdict.kind, verdict.explanation, verdict.remedy, until, found_by))
+        return until if judgement.pause else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,9 +526,15 @@ class _Handover:
         self._observe = observe
         self.begun = False
 
+    def of(self, progress: Progress, handed: frozenset[AddrSpec]) -> None:
+        """What the mark is to say: whose part is handed over, if not everybody's."""
+        self._claimed = replace(self._claimed, progress=replace(progress, handed=handed))
+
     async def __call__(self) -> bool:
         try:
             self.begun = await self._ledger.handing_over(self._claimed)
+        except StoreDown:
+            pass  # nothing was sent, and who takes in mail tells of the store
         except Exception as error:  # noqa: BLE001 - without the mark nothing may be sent, and nothing was: try later
             self._observe(Crashed("ledger", self._claimed.key.notification_id, error))
         return self.begun
@@ -478,9 +546,12 @@ def _open(case: Case) -> tuple[AddrSpec, ...]:
     return tuple(rcpt for rcpt in everybody if rcpt not in case.progress.settled)
 
 
-def _again_at(decision: Decision) -> datetime:
-    """When it is tried again; what is not comes last."""
-    return decision.disposition.when if isinstance(decision.disposition, WaitUntil) else _NEVER
+def _again_at(decision: Decision) -> tuple[datetime, datetime]:
+    """When it is looked at again, and when tried; what is not comes last."""
+    if not isinstance(decision.disposition, WaitUntil):
+        return _NEVER, _NEVER
+    tried = next((result.next_attempt_at for result in decision.results), None)
+    return decision.disposition.when, tried or decision.disposition.when
 
 
 def _key(notification: Notification) -> Key:
@@ -505,15 +576,34 @@ def _packed(decision: Decision, notification: Notification) -> Decision:
 
 def _with_doubts(case: Case) -> Case:
     """The producer said that a second copy does no harm: go on, but never say of these people that none was sent."""
-    doubted = case.progress.doubted | frozenset(_open(case))
+    doubted = case.progress.doubted | (case.progress.handed or frozenset(_open(case)))
     return replace(case, progress=replace(case.progress, doubted=doubted))
 
 
-def _demand(case: Case, envelope: Envelope) -> Demand:
-    notification, own = case.notification, envelope.mail_from.domain
-    external = sum(rcpt.domain != own for rcpt in envelope.rcpt_to)
+def _with_part_in_doubt(case: Case) -> Case:
+    """Of a mail that was split only the part that was being handed over is in doubt, if the mark says which it was."""
+    before = case.progress
+    unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, _CRASHED.kind) for rcpt in before.handed}
+    return replace(case, progress=replace(before, settled={**unknown, **before.settled}))
+
+
+def _of_this_claim(case: Case) -> Case:
+    """What another claim was handing over is no longer of interest."""
+    return replace(case, progress=replace(case.progress, handed=frozenset()))
+
+
+def _demand(case: Case, envelope: Envelope, mailbox: Mailbox) -> Demand:
+    notification, organisation = case.notification, mailbox.organisation
+    external = sum(map(organisation.outside, envelope.rcpt_to)) if organisation else 0
     slot = case.progress.slot
-    return Demand(notification.tenant.lower(), notification.priority, len(envelope.rcpt_to), external, slot)
+    return Demand(
+        notification.tenant.lower(),
+        notification.priority,
+        len(envelope.rcpt_to),
+        external,
+        slot,
+        envelope.mail_from,
+    )
 
 
 def _date(case: Case) -> datetime:

@@ -41,13 +41,19 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class MailboxPaused:
-    """A mailbox rests because of a fault of its own."""
+    """A mailbox, or something that it shares with others, rests because of a fault.
+
+    Attributes:
+        mailbox: what rests: its name, or in words what is shared.
+        found_by: the mailbox that met the fault.
+    """
 
     mailbox: str
     kind: str
     explanation: str
     remedy: str
     until: datetime
+    found_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class MailboxesChanged:
 
     Attributes:
         number: of the change.
-        changed: names of mailboxes that were added, changed or removed.
+        changed: names of mailboxes, scopes and producers that were added, changed or removed.
     """
 
     number: int

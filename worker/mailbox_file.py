@@ -1,14 +1,16 @@
 """The mailboxes file: TOML to a Directory, with every mistake named by its place in the file.
 
-A secret may stand in the file, in a file of its own (`…_file`) or in an environment variable (`…_env`).
+A secret may stand in the file, in a file of its own (`…_file`), in an environment variable (`…_env`) or in a key vault
+(`…_keyvault`).
 """
 
 from __future__ import annotations
 
+import gc
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import cache
@@ -33,6 +35,7 @@ from pydantic_core import PydanticCustomError
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, PartName, TenantName
+from worker.domain import pacing
 from worker.domain.cloud import CLOUDS, Cloud, CloudName
 from worker.domain.mailbox import (
     Certificate,
@@ -47,6 +50,7 @@ from worker.domain.mailbox import (
     ManagedIdentity,
     NoLogin,
     OAuth,
+    Organisation,
     Password,
     PickupDirectory,
     PickupFlavour,
@@ -61,11 +65,18 @@ from worker.domain.mailbox import (
     Stop,
     Tenant,
     Tls,
+    TooMany,
 )
 from worker.unusable import Unusable
 
+try:
+    import tomli as tomllib  # compiled: a quarter of the time, where there are mailboxes by the ten thousand
+except ImportError:
+    import tomllib  # type: ignore[no-redef]
+
 _PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25, Tls.IF_OFFERED: 25}
+_NOTHING: frozenset[str] = frozenset()
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 
 
@@ -120,6 +131,26 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+Editable = Literal[
+    "address",
+    "display_name",
+    "senders",
+    "enabled",
+    "priority",
+    "purposes",
+    "allowed_domains",
+    "catch_all",
+    "catch_all_cc",
+    "redirect_to",
+    "suppress",
+    "limits",
+    "host",
+    "port",
+    "tls",
+]
+"""Keys of its mailboxes that may be changed at run time if the file says so; none of them is or names a secret."""
+
+
 class MailboxFileError(Unusable):
     """The file is wrong. The text has a line for each mistake, with its place."""
 
@@ -141,11 +172,13 @@ class _OAuth(_Table):
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     client_secret_env: str | None = None
+    client_secret_keyvault: Text | None = None
     expires: date | None = None
     certificate_file: Path | None = None
     certificate_password: SecretStr | None = None
     certificate_password_file: Path | None = None
     certificate_password_env: str | None = None
+    certificate_password_keyvault: Text | None = None
     federated_token_file: Path | None = None
     federated_token_file_env: Text | None = None
     device_login: Literal[True] | None = None
@@ -165,8 +198,8 @@ class _OAuth(_Table):
             raise ValueError(f"has {' and '.join(proofs)}; keep one")
         if not proofs:
             raise ValueError(
-                "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file or "
-                f"oauth.client_secret_env; or instead {_PROOFS}"
+                "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file, "
+                f"oauth.client_secret_env or oauth.client_secret_keyvault; or instead {_PROOFS}"
             )
         if self.expires is not None and "client_secret" not in proofs:
             raise ValueError("expires belongs to a client secret; a certificate says itself when it ends")
@@ -190,7 +223,12 @@ class _OAuth(_Table):
 
     def _proofs(self) -> list[str]:
         given = {
-            "client_secret": (self.client_secret, self.client_secret_file, self.client_secret_env),
+            "client_secret": (
+                self.client_secret,
+                self.client_secret_file,
+                self.client_secret_env,
+                self.client_secret_keyvault,
+            ),
             "certificate_file": (self.certificate_file,),
             "federated_token_file": (self.federated_token_file, self.federated_token_file_env),
             "managed_identity": (self.managed_identity,),
@@ -199,7 +237,12 @@ class _OAuth(_Table):
         return [name for name, values in given.items() if any(value is not None for value in values)]
 
     def _certificate_passwords(self) -> bool:
-        given = (self.certificate_password, self.certificate_password_file, self.certificate_password_env)
+        given = (
+            self.certificate_password,
+            self.certificate_password_file,
+            self.certificate_password_env,
+            self.certificate_password_keyvault,
+        )
         return any(item is not None for item in given)
 
 
@@ -210,6 +253,7 @@ class _Login(_Table):
     password: SecretStr | None = None
     password_file: Path | None = None
     password_env: str | None = None
+    password_keyvault: Text | None = None
     mechanism: Literal["login", "plain"] | None = None
 
 
@@ -268,6 +312,7 @@ class _Mailbox(_Table):
     redirect_to: AddressText | None = None
     suppress: bool = False
     limits: _Limits = _Limits()
+    too_many_recipients: TooMany = TooMany.SPLIT
     preset: Annotated[str | None, AfterValidator(_preset)] = None
     cloud: CloudName = CloudName.GLOBAL
     host: Annotated[str, AfterValidator(_host)] | None = None
@@ -285,6 +330,7 @@ class _Mailbox(_Table):
     pickup: _Pickup | None = None
     graph: _Graph | None = None
     channels: tuple[Literal["smtp", "graph"], ...] | None = None
+    editable: tuple[Editable, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -330,6 +376,13 @@ class _Mailbox(_Table):
             raise ValueError("catch_all_cc needs catch_all")
         return self
 
+    @model_validator(mode="after")
+    def _no_way_astray(self) -> Self:
+        ways = [key for key in ("host", "port", "tls") if key in self.editable]
+        if ways and (self.oauth or self.login):
+            raise ValueError(f"{ways[0]} cannot be editable beside a login: another server would get to see it")
+        return self
+
     def _ordered(self) -> None:
         there = {name for name, given in (("smtp", self.host), ("graph", self.graph)) if given is not None}
         if self.channels is not None and sorted(self.channels) != sorted(there):
@@ -363,6 +416,21 @@ class _Tenant(_Restraint):
     components: dict[PartName, _Restraint] = Field(default_factory=dict)
 
 
+class _Organisation(_Table):
+    """A customer of Exchange Online, whose mailboxes share a limit of recipients outside it."""
+
+    domains: Annotated[tuple[DomainText, ...], Field(min_length=1)]
+    licences: Annotated[int | None, Field(ge=1)] = None
+    trial: bool = False
+    external_recipients_per_day: Annotated[int | None, Field(ge=1)] = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.licences is not None) + self.trial + (self.external_recipients_per_day is not None) != 1:
+            raise ValueError("give exactly one of licences, trial = true and external_recipients_per_day")
+        return self
+
+
 class _Producer(_Table):
     """A login that may publish."""
 
@@ -377,6 +445,7 @@ class _File(_Table):
     platform: _Restraint = _Restraint()
     mailboxes: dict[Name, _Mailbox] = Field(default_factory=dict)
     tenants: dict[TenantName, _Tenant] | None = None
+    organisations: dict[Name, _Organisation] = Field(default_factory=dict)
     producers: tuple[_Producer, ...] | None = None
 
     @model_validator(mode="after")
@@ -389,6 +458,7 @@ class _File(_Table):
             raise ValueError(f"the default mailbox {self.default!r} must not be a fall-back")
         _once("tenant", map(str.lower, self.tenants or ()))
         _once("producer", (item.user for item in self.producers or ()))
+        _once("domain", (domain for item in self.organisations.values() for domain in item.domains))
         for name, tenant in (self.tenants or {}).items():
             _once(f"site of tenant {name!r}", map(str.lower, tenant.sites))
             _once(f"component of tenant {name!r}", map(str.lower, tenant.components))
@@ -419,7 +489,20 @@ def load(path: Path, environment: Mapping[str, str]) -> Directory:
     Raises:
         MailboxFileError: it cannot be read or is wrong.
     """
-    return assembled(read(path), environment, f"{path}: ")
+    with _uncollected():
+        return assembled(read(path), environment, f"{path}: ")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Everything that is made here stays; the collector would look through all of it again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -462,8 +545,9 @@ def schema(ref_template: str) -> dict[str, Any]:
 
 
 def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
+    organisations = _by_domain(file.organisations)
     return Directory(
-        mailboxes={name: _mailbox(name, table, environment) for name, table in file.mailboxes.items()},
+        mailboxes={name: _mailbox(name, table, environment, organisations) for name, table in file.mailboxes.items()},
         default=file.default,
         tenants={name.lower(): _tenant(item) for name, item in file.tenants.items()}
         if file.tenants is not None
@@ -478,6 +562,25 @@ def _directory(file: _File, environment: Mapping[str, str]) -> Directory:
         else None,
         restraint=_restraint(file.platform),
     )
+
+
+def _by_domain(tables: Mapping[str, _Organisation]) -> Mapping[str, Organisation]:
+    """By each of their domains; mail from `*.onmicrosoft.com` has a limit of its own."""
+    found = {}
+    for name, table in tables.items():
+        most = table.external_recipients_per_day or pacing.external_recipients_per_day(
+            table.licences or 0, trial=table.trial
+        )
+        known = frozenset(table.domains)
+        for domain in known:
+            found[domain] = _onmicrosoft(domain, known) or Organisation(name, known, most)
+    return found
+
+
+def _onmicrosoft(domain: str, known: frozenset[str] = frozenset()) -> Organisation | None:
+    if not domain.endswith(".onmicrosoft.com"):
+        return None
+    return Organisation(domain, known or frozenset({domain}), pacing.ONMICROSOFT_EXTERNAL_PER_DAY)
 
 
 def _tenant(table: _Tenant) -> Tenant:
@@ -498,31 +601,47 @@ def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
     return Redirect(parse(to), parse(cc) if cc else None) if to else None
 
 
-def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mailbox:
+def _mailbox(
+    name: str, table: _Mailbox, environment: Mapping[str, str], organisations: Mapping[str, Organisation]
+) -> Mailbox:
     try:
         first, *further = _channels(table, environment)
+        address = parse(table.address)
         return Mailbox(
             name=name,
-            address=parse(table.address),
+            address=address,
             display_name=table.display_name,
             endpoint=first,
             further=tuple(further),
             tenants=_lower(table.tenants),
-            senders=frozenset(map(_sender, table.senders)),
+            senders=_set(map(_sender, table.senders)),
             sites=_lower(table.sites) if table.sites is not None else None,
             components=_lower(table.components) if table.components is not None else None,
             rank=table.priority,
             enabled=table.enabled,
             purposes=frozenset(table.purposes) if table.purposes is not None else None,
-            fallback_for=frozenset(table.fallback_for),
-            limits=Limits(**table.limits.model_dump()),
-            allowed_domains=frozenset(table.allowed_domains),
+            fallback_for=_set(table.fallback_for),
+            limits=_limits(table.limits),
+            allowed_domains=_set(table.allowed_domains),
             catch_all=_redirect(table.catch_all, table.catch_all_cc),
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
+            organisation=_counted_with(first, address, organisations),
+            too_many=table.too_many_recipients,
         )
     except ValueError as error:
         raise ValueError(f"mailboxes.{name}: {error}") from error
+
+
+def _counted_with(
+    endpoint: Endpoint, address: AddrSpec, organisations: Mapping[str, Organisation]
+) -> Organisation | None:
+    """High Volume Email and pickup directories do not count against an organisation's limit."""
+    if isinstance(endpoint, PickupDirectory):
+        return None
+    if isinstance(endpoint, SmtpEndpoint) and endpoint.host == presets()["office365-hve"]["host"]:
+        return None
+    return organisations.get(address.domain) or _onmicrosoft(address.domain)
 
 
 def _channels(table: _Mailbox, environment: Mapping[str, str]) -> list[Endpoint]:
@@ -560,14 +679,24 @@ def _smtp(table: _Mailbox, environment: Mapping[str, str]) -> SmtpEndpoint:
         port=table.port or _PORTS[tls],
         tls=tls,
         credentials=_credentials(table, parse(table.address), environment),
-        limits=SessionLimits(
-            connections=min(filter(None, (table.connections or SessionLimits().connections, table.limits.connections))),
-            messages=table.messages_per_connection,
-            idle=timedelta(seconds=table.idle_seconds),
+        limits=_session_limits(
+            min(filter(None, (table.connections or SessionLimits().connections, table.limits.connections))),
+            table.messages_per_connection,
+            table.idle_seconds,
         ),
         helo=table.helo,
         ca_file=_existing(table.ca_file),
     )
+
+
+@cache
+def _limits(table: _Limits) -> Limits:
+    return Limits(**table.model_dump())
+
+
+@cache
+def _session_limits(connections: int, messages: int, idle_seconds: float) -> SessionLimits:
+    return SessionLimits(connections=connections, messages=messages, idle=timedelta(seconds=idle_seconds))
 
 
 def _pickup(table: _Pickup) -> PickupDirectory:
@@ -583,7 +712,8 @@ def _pickup(table: _Pickup) -> PickupDirectory:
 def _credentials(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) -> Credentials:
     if table.login is not None:
         login = table.login
-        secret = _secret("login.password", login.password, login.password_file, login.password_env, environment)
+        given = (login.password, login.password_file, login.password_env, login.password_keyvault)
+        secret = _secret("login.password", *given, environment)
         return Password(login.username, secret, login.mechanism)
     if table.oauth is not None:
         return _oauth(table.oauth, CLOUDS[table.cloud], str(address), environment)
@@ -606,7 +736,12 @@ def _oauth(oauth: _OAuth, cloud: Cloud, address: str, environment: Mapping[str, 
 
 def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
     if oauth.certificate_file is not None:
-        given = (oauth.certificate_password, oauth.certificate_password_file, oauth.certificate_password_env)
+        given = (
+            oauth.certificate_password,
+            oauth.certificate_password_file,
+            oauth.certificate_password_env,
+            oauth.certificate_password_keyvault,
+        )
         wanted = any(item is not None for item in given)
         password = _secret("oauth.certificate_password", *given, environment) if wanted else None
         return Certificate(_file("oauth.certificate_file", oauth.certificate_file), password)
@@ -626,7 +761,7 @@ def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
         return ManagedIdentity(resource_id=identity) if by_resource else ManagedIdentity(client_id=identity)
     if oauth.device_login:
         return DeviceLogin()
-    given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
+    given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env, oauth.client_secret_keyvault)
     return Secret(_secret("oauth.client_secret", *given, environment), oauth.expires)
 
 
@@ -637,11 +772,25 @@ def _file(what: str, path: Path) -> PurePath:
 
 
 def _secret(
-    what: str, value: SecretStr | None, file: Path | None, variable: str | None, environment: Mapping[str, str]
+    what: str,
+    value: SecretStr | None,
+    file: Path | None,
+    variable: str | None,
+    keyvault: str | None,
+    environment: Mapping[str, str],
 ) -> SecretStr:
     """The secret from wherever it is; without it nothing is ever sent as if no login were needed."""
-    if sum(item is not None for item in (value, file, variable)) != 1:
-        raise ValueError(f"{what}: give exactly one of {what}, {what}_file or {what}_env")
+    if (value, file, variable, keyvault).count(None) != 3:  # noqa: PLR2004 - one of four
+        raise ValueError(f"{what}: give exactly one of {what}, {what}_file, {what}_env or {what}_keyvault")
+    if keyvault is not None:
+        if not keyvault.startswith("https://"):
+            raise ValueError(f"{what}_keyvault: must be the https:// address of a secret")
+        try:
+            value = SecretStr(environment[keyvault])
+        except KeyError:
+            raise ValueError(f"{what}_keyvault: {keyvault}: no key vault can be asked here") from None
+        except ValueError as error:
+            raise ValueError(f"{what}_keyvault: {error}") from None
     if file is not None:
         try:
             value = SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))
@@ -680,7 +829,12 @@ def _existing(path: Path | None) -> str | None:
 
 
 def _lower(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(map(str.lower, names))
+    return _set(map(str.lower, names))
+
+
+def _set(items: Iterable[str]) -> frozenset[str]:
+    """Without making an empty one for each of many mailboxes."""
+    return frozenset(items) or _NOTHING
 
 
 def _once(what: str, names: Iterable[str]) -> None:

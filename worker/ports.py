@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from contracts.address import AddrSpec
 from contracts.delivery import Result
 from contracts.notification import Attachment, Priority
 from worker.domain.delivery import Broken, Key, Progress, Submission, TokenRefused
@@ -244,8 +245,9 @@ class Demand:
 
     Attributes:
         recipients: in the envelope.
-        external: those among them outside the sender's own domain.
+        external: those among them outside the mailbox's organisation.
         slot: the place that an earlier question was given.
+        sender: in MAIL FROM.
     """
 
     tenant: str
@@ -253,6 +255,7 @@ class Demand:
     recipients: int
     external: int
     slot: datetime | None = None
+    sender: AddrSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +276,7 @@ class Admission:
 
 
 class Gate(Protocol):
-    """Whether a mailbox may be used now: limits, pauses and their end."""
+    """Whether a mailbox may be used now, whatever it shares with others: limits, pauses and their end."""
 
     async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
         """Ask before an attempt. After a pause one attempt is let through to see whether the trouble is over."""
@@ -303,8 +306,51 @@ class Gate(Protocol):
         """
 
 
+class Entrance(Protocol):
+    """Whether a mailbox and all that it shares with others may be used now."""
+
+    async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
+        """Ask before an attempt, as at the gate."""
+
+    async def paused(
+        self,
+        admission: Admission,
+        verdict: Verdict,
+        now: datetime,
+        *,
+        shared: str = "",
+        others: Verdict | None = None,
+        tried: bool = False,
+    ) -> datetime:
+        """The attempt showed a fault: rest what is at fault, longer each time. Returns the end of the rest.
+
+        Args:
+            admission: what `admit` gave.
+            verdict: what is wrong.
+            now: this moment.
+            shared: what is at fault, a name of `worker.domain.sharing`; empty: the mailbox alone.
+            others: what is told of it to the other mailboxes' producers, who must not read this one's reply.
+            tried: the mailbox itself has been asked to take the mail, and did not complain of anything but that.
+        """
+
+    async def cleared(
+        self,
+        admission: Admission,
+        *,
+        tried: bool,
+        accepted: int = 0,
+        said: Verdict | None = None,
+        by: Mailbox | None = None,
+    ) -> tuple[str, ...]:
+        """The attempt showed no such fault, as at the gate; `by` is the channel that was used.
+
+        Returns:
+            Whose rests this ends, for people.
+        """
+
+
 class Permits(Protocol):
-    """How many connections to a mailbox's server all workers together may have open."""
+    """How many connections to a mailbox's server, or requests to Graph, all workers together may have open."""
 
     async def acquire(self, mailbox: Mailbox) -> int | None:
         """Ask before connecting.

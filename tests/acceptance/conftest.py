@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,19 +14,7 @@ from tests.acceptance.server import MailServer, serving
 from tests.neighbours import Inbox
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
-from worker.emulator.authority import Certificates, make_certificates
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """For localhost and its addresses."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="session")
-def server_tls(certificates: Certificates) -> ssl.SSLContext:
-    """What a good server shows."""
-    return certificates.server_context()
+from worker.emulator.authority import Certificates
 
 
 @pytest.fixture

@@ -178,6 +178,19 @@ async def test_kx_w11_mail_that_is_only_to_be_logged_is_decided_on_and_not_sent(
     assert a.ids == ["sent"]
 
 
+async def test_kx_w14_test_mail_goes_over_the_chosen_server_and_over_one_that_is_off_only_if_asked(
+    lane: Installation, a: MailServer, b: MailServer
+) -> None:
+    lane.configure(mailbox("a", a, KX, 'priority = "high"'), mailbox("b", b, KX, "enabled = false"))
+    refused = await lane.postlane("mailbox", "test", "b", "--send-to", JANA)
+    assert (refused.status != 0, b.connections) == (True, 0)
+    for name, more in (("a", ()), ("b", ("--even-if-disabled",))):
+        said = await lane.postlane("mailbox", "test", name, "--send-to", JANA, *more)
+        assert said.status == 0, said.output + said.errors
+    assert [mail.rcpt_to for one in (a, b) for mail in one.taken] == [(JANA,), (JANA,)]
+    assert [mail.mail_from for mail in b.taken] == ["b@senders.example"]
+
+
 async def test_kx_w15_refused_recipient_fails_alone_and_nobody_gets_it_twice(lane: Installation, a: MailServer) -> None:
     lane.configure(mailbox("a", a, KX))
     a.refused = {OMAR: "550 5.1.1 No such user"}

@@ -53,14 +53,14 @@ class Round:
     cpu: float
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Processor seconds of a process so far, its threads included."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
 @asynccontextmanager
-async def _sink() -> AsyncIterator[int]:
+async def sink_process() -> AsyncIterator[int]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.benchmarks.sink", "0"), stdout=asyncio.subprocess.PIPE
     )
@@ -117,9 +117,9 @@ async def _round(address: BrokerAddress, port: int, store: str, count: int, dire
             running_worker(address, topology, mailboxes, directory, settings=quiet, wait=False) as worker,
         ):
             await inbox.until(bool)
-            started, before, already = time.monotonic(), _cpu(worker.process.pid), len(inbox.results)
+            started, before, already = time.monotonic(), cpu_seconds(worker.process.pid), len(inbox.results)
             await inbox.until(lambda results: len(results) >= count, patience=600)
-            seconds, cpu = time.monotonic() - started, _cpu(worker.process.pid) - before
+            seconds, cpu = time.monotonic() - started, cpu_seconds(worker.process.pid) - before
             _check(inbox.results, count)
         return Round(store, count - already, seconds, cpu)
     finally:
@@ -152,7 +152,7 @@ def _table(rounds: list[Round], stores: list[str]) -> Table:
 
 async def _run(address: BrokerAddress, stores: list[str], count: int, rounds: int, console: Console) -> list[Round]:
     done = []
-    async with _sink() as port:
+    async with sink_process() as port:
         for number in range(rounds):
             for store in stores:
                 with TemporaryDirectory() as directory:

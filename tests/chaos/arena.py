@@ -36,6 +36,7 @@ from worker.emulator.scenario import Limits
 from worker.sandbox.rabbitmq import RunningBroker
 
 LEASE = 2.0  # seconds after which a silent worker counts as dead; the product's default is longer
+_SMALL = "8m"  # room for the store and its log, and for little else
 PATIENCE = 180.0  # seconds until what has not ended counts as lost
 TENANTS = ("contoso", "chaos", "chaos", "zlin")
 
@@ -179,6 +180,7 @@ class Arena:
     books: Books
     notes: Path
     hosts: Path | None
+    disk: Path | None
     workers: int
     cluster: Cluster | None
     prefix: str
@@ -295,6 +297,7 @@ async def arena(
     workers: int,
     preload: Iterable[str] = (),
     hosts: bool = False,
+    small_disk: bool = False,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Arena]:
     """Set the stage for one scenario.
@@ -308,10 +311,12 @@ async def arena(
         preload: libraries that the workers are started with.
         environment: more of it for the workers.
         hosts: give the workers a hosts file of their own, in which `mail.chaos.test` stands (needs root).
+        small_disk: the SQLite store lies on a disk of its own with room for little (needs root).
     """
     address = BrokerAddress(str(URL(running.amqp_url).update_query(heartbeat=2)))
     directory.mkdir(parents=True)
     (directory / "pickup").mkdir()
+    (directory / "disk").mkdir()
     async with AsyncExitStack() as stack:
         topology = await topologies.apply(address, Topology(f"chaos-{name}", lanes=4))
         stack.push_async_callback(_removed, address, topology)
@@ -329,7 +334,7 @@ async def arena(
             f'port = {mailserver.port}\ntls = "none"\nconnections = 8\n',
             encoding="utf-8",
         )
-        url = cluster.url if cluster else f"sqlite:///{directory / 'store.sqlite3'}"
+        url = cluster.url if cluster else f"sqlite:///{directory / 'disk' / 'store.sqlite3'}"
         settings = {
             **{key: value for key, value in os.environ.items() if not key.startswith("POSTLANE_")},
             "POSTLANE_BROKER__URL": str(URL(address.url).with_port(line.port)),
@@ -349,21 +354,31 @@ async def arena(
         books = Books()
         reading = asyncio.create_task(_collect(address, topology, books))
         stack.push_async_callback(_cancelled, reading)
-        nursery = Nursery(await _nursery(directory, preload, hosts=hosts), settings, directory)
+        process = await _nursery(directory, preload, hosts=hosts, small_disk=small_disk)
+        nursery = Nursery(process, settings, directory)
         stack.push_async_callback(nursery.close)
         notes, hosts_file = directory / "sprung.txt", directory / "hosts" if hosts else None
+        # A mount of the nursery's own is seen through its root.
+        disk = Path(f"/proc/{process.pid}/root{directory / 'disk'}") if small_disk else None
         yield Arena(
             running, address, topology, directory, line, mailserver, emulator, nursery, books, notes, hosts_file,
-            workers, cluster, name,
+            disk, workers, cluster, name,
         )  # fmt: skip
 
 
-async def _nursery(directory: Path, preload: Iterable[str], *, hosts: bool) -> asyncio.subprocess.Process:
+async def _nursery(
+    directory: Path, preload: Iterable[str], *, hosts: bool, small_disk: bool
+) -> asyncio.subprocess.Process:
     command = [sys.executable, "-m", "tests.chaos.nursery"]
+    mounts = []
     if hosts:
         file = directory / "hosts"
         file.write_text(f"{Path('/etc/hosts').read_text(encoding='utf-8')}\n127.0.0.1 mail.chaos.test\n")
-        command = ["unshare", "--mount", "sh", "-c", f'mount --bind "{file}" /etc/hosts && exec "$@"', "sh", *command]
+        mounts.append(f'mount --bind "{file}" /etc/hosts')
+    if small_disk:
+        mounts.append(f'mount -t tmpfs -o size={_SMALL} postlane "{directory / "disk"}"')
+    if mounts:
+        command = ["unshare", "--mount", "sh", "-c", f'{" && ".join(mounts)} && exec "$@"', "sh", *command]
     return await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.PIPE,

@@ -115,13 +115,16 @@ class _Session(asyncio.Protocol):
         return True
 
     def _body(self) -> bool:
+        end = self._buffer.find(b"\r\n.\r\n")
+        content = bytes(self._buffer if end < 0 else self._buffer[:end])
+        notification_id = field_of(content + b"\r\n\r\n", b"X-Postlane-Id")
         if self._server.due(Cut.BODY):
+            # The client may have written the dot before it hears of this, and then it cannot know either.
+            self._server.cut.add(notification_id)
             self._transport.abort()
             return False
-        end = self._buffer.find(b"\r\n.\r\n")
         if end < 0:
             return False
-        notification_id = field_of(bytes(self._buffer[:end]) + b"\r\n\r\n", b"X-Postlane-Id")
         del self._buffer[: end + 5]
         self._in_body = False
         return self._taken(notification_id)

@@ -44,8 +44,8 @@ def chosen(only: Sequence[str]) -> Mapping[str, Scenario]:
 
 def impossible(scenario: Scenario) -> str:
     """Why a scenario cannot be run on this machine; empty if it can."""
-    if scenario.hosts and os.geteuid() != 0:
-        return "needs root, for a hosts file of the workers' own"
+    if (scenario.hosts or scenario.small_disk) and os.geteuid() != 0:
+        return "needs root, for a hosts file or a disk of the workers' own"
     if scenario.faketime and not _FAKETIME:
         return "needs libfaketime (apt-get install faketime)"
     return ""
@@ -73,6 +73,7 @@ async def one(
         workers=4 if cluster else 1,
         preload=preload,
         hosts=scenario.hosts,
+        small_disk=scenario.small_disk,
         environment=environment,
     ) as stage:
         return await scenario.run(stage, count)
@@ -136,10 +137,17 @@ def main() -> int:
                         continue
                     scale = given.scale * (1 if cluster else _SQLITE)
                     count = scenario.short if given.short else max(1, round(scenario.full * scale))
-                    if not count or (scenario.cluster and cluster is None):
+                    if not count or (cluster is None if scenario.cluster else scenario.small_disk and cluster):
                         continue
                     begun = time.monotonic()
-                    row = asyncio.run(one(running, cluster, name, scenario, count, given.directory.resolve() / kind))
+                    try:
+                        row = asyncio.run(
+                            one(running, cluster, name, scenario, count, given.directory.resolve() / kind)
+                        )
+                    except TimeoutError:
+                        kept = False
+                        console.print(f"{kind} {name}: STUCK, {time.monotonic() - begun:.0f} s; see {given.directory}")
+                        continue
                     rows.append(row)
                     kept = kept and row.kept
                     took = f"{time.monotonic() - begun:.0f} s"

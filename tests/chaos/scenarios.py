@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.chaos.arena import LEASE, Arena
 from tests.chaos.mailserver import Cut
@@ -28,6 +30,7 @@ class Scenario:
         hosts: the workers need a hosts file of their own.
         faketime: the workers need a clock that can be set.
         cluster: needs PostgreSQL.
+        small_disk: needs SQLite, on a disk that can be filled.
     """
 
     fault: str
@@ -37,6 +40,7 @@ class Scenario:
     hosts: bool = False
     faketime: bool = False
     cluster: bool = False
+    small_disk: bool = False
 
 
 def killed_at(point: Point) -> Callable[[Arena, int], Awaitable[Reckoning]]:
@@ -258,6 +262,31 @@ async def store_killed(arena: Arena, count: int) -> Reckoning:
     return reckon(arena, "PostgreSQL killed and restarted", count, last, known=False)
 
 
+async def disk_full(arena: Arena, count: int) -> Reckoning:
+    """The disk of the store is full for a while."""
+    assert arena.disk is not None
+    ballast = arena.disk / "ballast"
+    await arena.nursery.keep(arena.workers)
+    await arena.publish(_PER_FAULT)
+    await arena.quiet()
+    last = time.monotonic()
+    for _ in range(count):
+        await arena.publish(_PER_FAULT * 4)
+        _fill(ballast)
+        await arena.publish(_PER_FAULT * 4)
+        await asyncio.sleep(2)
+        ballast.unlink()
+        last = time.monotonic()
+        await arena.quiet()
+    return reckon(arena, "disk of the SQLite store full", count, last, known=False)
+
+
+def _fill(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     **{
         f"kill-{point.name.lower()}": Scenario(f"kill -9 {point}", killed_at(point), short=4, full=70)
@@ -280,6 +309,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "server-ehlo": Scenario("mail server gone at EHLO", server_leaves(Cut.EHLO), short=0, full=2),
     "server-down": Scenario("mail server down", server_down, short=0, full=2),
     "store-kill": Scenario("PostgreSQL killed", store_killed, short=1, full=12, cluster=True),
+    "disk-full": Scenario("disk full", disk_full, short=0, full=20, small_disk=True),
     "dns": Scenario("name gone", name_gone, short=0, full=2, hosts=True),
     "clock": Scenario("clock jumps", clock_jumps, short=0, full=6, faketime=True),
     "sigterm": Scenario("rolling restart", stopped_under_load, short=4, full=30),

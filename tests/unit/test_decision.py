@@ -20,6 +20,7 @@ from worker.domain.verdict import Action, Scope, catalogue
 EVE = parse("eve@fabrikam.com")
 EVERYBODY = (JANA, OMAR, EVE)
 HOUR = timedelta(hours=1)
+LOOK = timedelta(minutes=5)
 
 A, D, F, H, U = (RecipientStatus(name) for name in ("accepted", "deferred", "failed", "handed_over", "in_doubt"))
 
@@ -108,7 +109,8 @@ def test_deferred_recipient_is_tried_again_after_the_wait_of_the_attempt() -> No
 def test_pause_of_the_mailbox_spends_no_attempt_and_sets_the_time() -> None:
     before = progress(attempts=2)
     decision = after_attempt(trial(case(progress=before), dice=0.0), throttled(JANA), NOON + HOUR)
-    assert decision.disposition == WaitUntil(NOON + HOUR, progress(attempts=2, told="throttled-mailbox"))
+    assert decision.results[0].next_attempt_at == NOON + HOUR
+    assert decision.disposition == WaitUntil(NOON + LOOK, progress(attempts=2, told="throttled-mailbox"))
 
 
 def test_those_who_waited_for_a_mailbox_do_not_come_back_in_one_moment() -> None:
@@ -196,13 +198,25 @@ def test_held_message_waits_and_its_producer_is_told_why() -> None:
     assert result.reason.kind == "throttled-mailbox"
     assert result.next_attempt_at == NOON + HOUR
     assert result.attempt == 0
-    assert decision.disposition == WaitUntil(NOON + HOUR, progress(told="throttled-mailbox"))
+    assert decision.disposition == WaitUntil(NOON + LOOK, progress(told="throttled-mailbox"))
+
+
+def test_held_message_waits_no_longer_than_the_rest() -> None:
+    decision = while_held(trial(dice=0.0), THROTTLED, NOON + timedelta(minutes=1))
+    assert decision.disposition == WaitUntil(NOON + timedelta(minutes=1), progress(told="throttled-mailbox"))
+
+
+def test_those_who_look_at_a_rest_do_not_come_in_one_moment() -> None:
+    early, late = (while_held(trial(dice=dice), THROTTLED, NOON + HOUR).disposition for dice in (0.0, 0.99))
+    assert isinstance(early, WaitUntil)
+    assert isinstance(late, WaitUntil)
+    assert timedelta(seconds=30) < late.when - early.when < timedelta(minutes=1)
 
 
 def test_held_message_is_not_reported_again_for_the_same_reason() -> None:
     told = case(progress=progress(told="throttled-mailbox"))
     decision = while_held(trial(told, dice=0.0), THROTTLED, NOON + HOUR)
-    assert decision == Decision((), WaitUntil(NOON + HOUR, progress(told="throttled-mailbox")))
+    assert decision == Decision((), WaitUntil(NOON + LOOK, progress(told="throttled-mailbox")))
 
 
 def test_held_message_is_reported_again_for_another_reason() -> None:
@@ -326,7 +340,7 @@ def test_wait_for_a_paused_mailbox_changes_nothing_but_what_was_told(
     if isinstance(decision.disposition, WaitUntil):
         assert after is not None
         assert (after.attempts, after.settled, after.first_seen) == (before.attempts, before.settled, before.first_seen)
-        assert decision.disposition.when >= until
+        assert decision.disposition.when >= min(until, tried.now + LOOK)
         assert decision.final is None
         assert len(decision.results) == (0 if before.told == THROTTLED.kind else 1)
     else:

@@ -30,6 +30,22 @@ _PART: Final[Mapping[Only, str]] = MappingProxyType(
     }
 )
 
+_RESTS: Final[Mapping[Scope, str]] = MappingProxyType(
+    {
+        Scope.SERVER: "all mailboxes of that server",
+        Scope.APP: "all mailboxes of that app registration",
+        Scope.TENANT: "all mailboxes of that tenant",
+    }
+)
+_RESTING_PART: Final[Mapping[Only, str]] = MappingProxyType(
+    {
+        Only.EXTERNAL: "mail of that tenant to recipients outside it",
+        Only.ONMICROSOFT: "mail of that tenant's onmicrosoft.com senders to recipients outside it",
+        Only.PASSWORD: "all mailboxes of that tenant that log in by password",
+        Only.ONE_BY_ONE: "the mailbox",
+    }
+)
+
 _DOES: Final[Mapping[Action, str]] = MappingProxyType(
     {
         Action.FAIL: "Fails the message for good and sets it aside as a dead letter.",
@@ -63,11 +79,15 @@ def _action(verdict: Verdict) -> str:
             return f"Tries again, in {_spoken(verdict.wait)} at the earliest, until the message's horizon."
         case Action.PAUSE:
             return (
-                f"Rests the mailbox for {_spoken(verdict.pause)}, longer each time, then lets one mail try. Its mails "
-                "wait and lose no attempt."
+                f"Rests {_rests(verdict)} for {_spoken(verdict.pause)}, longer each time, then lets one mail try. The "
+                "mails that wait lose no attempt."
             )
         case action:
             return _DOES[action]
+
+
+def _rests(verdict: Verdict) -> str:
+    return _RESTING_PART[verdict.only] if verdict.only else _RESTS.get(verdict.scope, "the mailbox")
 
 
 def _pace(verdict: Verdict) -> str:
@@ -75,7 +95,12 @@ def _pace(verdict: Verdict) -> str:
 
 
 def _warning(verdict: Verdict) -> str:
-    return "Do not let it repeat: the provider blocks a mailbox that keeps doing this." if verdict.punished else ""
+    if not verdict.punished:
+        return ""
+    warning = "Do not let it repeat: the provider blocks a mailbox that keeps doing this."
+    if verdict.scope is Scope.SENDER:
+        return f"{warning} Further mail from that address waits, a minute at first and longer each time."
+    return f"{warning} The mailbox's limits come down for a while."
 
 
 def _spoken(time: timedelta) -> str:

@@ -35,6 +35,7 @@ _DOUBLINGS = 5
 _KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait for somebody's switch
 _NOTICED = timedelta(seconds=60)
 _NEXT_GROUP = timedelta(seconds=1)
+_LONGEST_LOOK = timedelta(minutes=5)  # at a rest that somebody may end before its time
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
 
@@ -198,23 +199,28 @@ def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | N
     advanced = before.advanced(judgement.outcomes, spent=spent, doubted=judgement.doubted)
     progress = _regrouped(advanced, trial.tried, judgement)
     outcomes = {**before.settled, **_in_turn(trial), **judgement.outcomes}
-    when = None
+    when = look = None
     if overall(outcomes) is DeliveryStatus.DEFERRED:
-        when = _next(trial, progress, judgement, paused_until)
+        look = when = _next(trial, progress, judgement)
+        if paused_until is not None:
+            when, look = _after_rest(trial, paused_until)
     case = replace(trial.case, progress=replace(before, attempts=before.attempts + 1))
-    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None) or barred_verdict(outcomes)
-    return _decide(replace(trial, case=case), outcomes, verdict, when, progress)
+    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None) or _of_earlier_parts(outcomes)
+    return _decide(replace(trial, case=case), outcomes, verdict, when, progress, look)
 
 
 def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
-    """The mailbox rests: the message waits with it. The producer is told once per reason, not at every look."""
+    """The mailbox rests: the message waits with it. The producer is told once per reason, not at every look.
+
+    It looks at the rest every few minutes, because somebody may mend the mailbox, or end the rest, before its time.
+    """
     before = trial.case.progress
     progress = replace(before, told=verdict.kind)
-    when = _within(trial, until + _SPREAD * trial.dice)
-    if when is not None and before.told == verdict.kind:
-        return Decision((), WaitUntil(when, progress))
+    when, look = _after_rest(trial, until)
+    if look is not None and before.told == verdict.kind:
+        return Decision((), WaitUntil(look, progress))
     waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in (*trial.tried, *trial.waiting)}
-    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress, look)
 
 
 def while_kept(
@@ -277,7 +283,18 @@ def _decide(
     verdict: Verdict | None,
     when: datetime | None,
     progress: Progress,
+    look: datetime | None = None,
 ) -> Decision:
+    """Tell what is known by now.
+
+    Args:
+        trial: its facts.
+        outcomes: of all recipients.
+        verdict: why.
+        when: the next attempt; None: there is none.
+        progress: what is settled.
+        look: when the message comes back, if that is before the next attempt.
+    """
     expires = when is None and _expires(trial) and _only_late(outcomes)
     if when is None:
         outcomes = give_up(outcomes)
@@ -293,7 +310,7 @@ def _decide(
     )
     told = replace(progress, told=verdict.kind if verdict else "")
     if when is not None and not result.final:
-        return Decision((result,), WaitUntil(when, told))
+        return Decision((result,), WaitUntil(look or when, told))
     return _ended(result, told)
 
 
@@ -320,9 +337,13 @@ def _only_late(outcomes: Mapping[AddrSpec, Outcome]) -> bool:
     return all(outcome.status is RecipientStatus.DEFERRED for outcome in outcomes.values())
 
 
-def _next(trial: Trial, progress: Progress, judgement: Judgement, paused_until: datetime | None) -> datetime | None:
-    if paused_until is not None:
-        return _within(trial, paused_until + _SPREAD * trial.dice)
+def _after_rest(trial: Trial, until: datetime) -> tuple[datetime | None, datetime | None]:
+    """The next attempt when a rest is over, and the next look at it; None: there is no time left."""
+    end = _within(trial, until + _SPREAD * trial.dice)
+    return end, min(end, trial.now + _LONGEST_LOOK * (1 + trial.dice / 5)) if end is not None else None
+
+
+def _next(trial: Trial, progress: Progress, judgement: Judgement) -> datetime | None:
     if _goes_on(trial, judgement):
         return _within(trial, trial.now + _NEXT_GROUP)
     usual = retry.wait_after(trial.policy, progress.attempts, trial.dice)
@@ -338,6 +359,21 @@ def _goes_on(trial: Trial, judgement: Judgement) -> bool:
 
 def _in_turn(trial: Trial) -> Mapping[AddrSpec, Outcome]:
     return dict.fromkeys(trial.waiting, Outcome(RecipientStatus.DEFERRED, None, _IN_TURN.kind))
+
+
+def _of_earlier_parts(outcomes: Mapping[AddrSpec, Outcome]) -> Verdict | None:
+    """What to tell of a mail whose last part went well while another one may not have."""
+    doubts = sum(outcome.status is RecipientStatus.IN_DOUBT for outcome in outcomes.values())
+    if not doubts:
+        return barred_verdict(outcomes)
+    return Verdict(
+        "in-doubt/part",
+        Scope.MESSAGE,
+        Action.DOUBT,
+        f"It was split, and of the part for {doubts} of its recipients nobody knows whether it was accepted.",
+        "Look for the Message-ID in the mailbox's Sent Items or in the message trace, then: "
+        "postlane doubt resolve ID --accepted (or --not-sent).",
+    )
 
 
 def _regrouped(progress: Progress, tried: Sequence[AddrSpec], judgement: Judgement) -> Progress:

@@ -16,6 +16,8 @@ from worker.domain.reply import Reply, bounded
 from worker.domain.verdict import Action, Row, Scope, Verdict
 
 _MAX_DETAIL = 300  # characters
+_FIRST_REST = timedelta(minutes=1)
+_SERVER_RESTS = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,14 @@ class Judgement:
         return sum(outcome.status in taken for outcome in self.outcomes.values())
 
     @property
+    def punished(self) -> Verdict | None:
+        """The verdict on a sender that the server punishes for being tried again, with the rest that this asks for."""
+        found = self.verdict
+        if found is None or not found.punished or found.scope is not Scope.SENDER:
+            return None
+        return replace(found, pause=max(found.pause, _FIRST_REST))
+
+    @property
     def spent(self) -> bool:
         """Whether it counts as an attempt of the message: a fault of the mailbox does not."""
         return self.pause is None
@@ -66,7 +76,7 @@ def judge(
             taken = {rcpt: Outcome(RecipientStatus.ACCEPTED, reply) for rcpt in tried if rcpt not in refused}
             return _with_refused(taken, refused, rows, None)
         case Refused(stage=stage, reply=reply, refused=refused):
-            found = _detailed(verdicts.of_refusal(rows, submission), _hidden(reply))
+            found = _detailed(_turned_away(verdicts.of_refusal(rows, submission), stage), _hidden(reply))
             left = [rcpt for rcpt in tried if rcpt not in refused]
             rest = _spoiled(found, reply, left) if found.action is Action.SPLIT else _all(left, found, reply)
             judgement = _with_refused(rest, refused, rows, found if rest else None)
@@ -98,6 +108,13 @@ def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec]) -> dict[Ad
 def _named(reply: Reply, tried: Sequence[AddrSpec]) -> Sequence[AddrSpec]:
     words = {word.strip("<>()[]'\".:").lower() for word in re.split(r"[\s,;]+", reply.text)}
     return [rcpt for rcpt in tried if str(rcpt).lower() in words]
+
+
+def _turned_away(found: Verdict, stage: Stage) -> Verdict:
+    """A server that takes nobody now is not asked by every mail in turn, and no mail spends an attempt on it."""
+    if stage is not Stage.CONNECT or found.scope is not Scope.SERVER or found.action is not Action.RETRY:
+        return found
+    return replace(found, action=Action.PAUSE, pause=max(found.wait, _SERVER_RESTS))
 
 
 def _doubt_at_the_dot(found: Verdict, broken: Broken) -> Verdict:

@@ -160,6 +160,11 @@ class PickupFlavour(StrEnum):
     IIS = "iis"
     EXCHANGE = "exchange"
 
+    @property
+    def recipients(self) -> int | None:
+        """Most recipients of one file; None: no limit. PickupDirectoryMaxRecipientsPerMessage is 100 by default."""
+        return 100 if self is PickupFlavour.EXCHANGE else None
+
 
 @dataclass(frozen=True, slots=True)
 class PickupDirectory:
@@ -199,6 +204,17 @@ class GraphEndpoint:
 Endpoint = SmtpEndpoint | GraphEndpoint | PickupDirectory
 
 
+def reads_headers(endpoint: Endpoint) -> bool:
+    """Whether its recipients are those whom the headers name, whatever the envelope is."""
+    match endpoint:
+        case GraphEndpoint():
+            return True
+        case PickupDirectory(flavour=flavour):
+            return flavour is PickupFlavour.EXCHANGE
+        case SmtpEndpoint():
+            return False
+
+
 class Rank(StrEnum):
     """Which server of a pool is taken first: the scope's default, then high, normal and low."""
 
@@ -225,6 +241,31 @@ class Limits:
     recipients_per_day: int | None = None
     recipients_per_message: int | None = None
     max_size: int | None = None
+
+
+class TooMany(StrEnum):
+    """What becomes of a mail with more recipients than one submission takes: several submissions, or a refusal."""
+
+    SPLIT = "split"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Organisation:
+    """A customer of Exchange Online, whose mailboxes share a limit of recipients outside it (TERRL).
+
+    Attributes:
+        domains: its accepted domains, A-labels in lower case.
+        external_per_day: recipients outside of them, in any 24 hours.
+    """
+
+    name: str
+    domains: frozenset[str]
+    external_per_day: int
+
+    def outside(self, recipient: AddrSpec) -> bool:
+        """Whether a recipient counts."""
+        return recipient.domain not in self.domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +344,8 @@ class Mailbox:
         redirect: likewise, and it wins: the sandbox of a test installation.
         suppress: decide everything, send nothing.
         held: why it takes no mail at the moment; None: it does.
+        organisation: whose limit its mail to the outside counts against, if that is known.
+        too_many: what becomes of a mail with more recipients than it takes at once.
     """
 
     name: str
@@ -324,6 +367,8 @@ class Mailbox:
     suppress: bool = False
     further: tuple[Endpoint, ...] = ()
     held: Held | None = None
+    organisation: Organisation | None = None
+    too_many: TooMany = TooMany.SPLIT
 
     @property
     def channels(self) -> tuple[Endpoint, ...]:
@@ -451,6 +496,7 @@ class Directory:
         tenants: listed tenants, lower case. None: every tenant is known.
         producers: by login. None: whoever may publish to the exchange is trusted.
         restraint: of all mail.
+        open: tenants that are not listed are known all the same.
     """
 
     mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
@@ -458,6 +504,7 @@ class Directory:
     tenants: Mapping[str, Tenant] | None = None
     producers: Mapping[str, Producer] | None = None
     restraint: Restraint = Restraint()
+    open: bool = False
     _bound: Mapping[str, tuple[Mailbox, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -471,6 +518,14 @@ class Directory:
     def bound(self, tenant: str) -> tuple[Mailbox, ...]:
         """The mailboxes that list a tenant, fall-backs included."""
         return self._bound.get(tenant, ())
+
+    def lists(self, tenant: str) -> bool:
+        """Whether a tenant is known by the list, if there is one that counts."""
+        return self.tenants is None or self.open or tenant in self.tenants
+
+    def knows(self, tenant: str) -> bool:
+        """Whether mail of this tenant is taken at all: it is listed, or has a mailbox."""
+        return self.lists(tenant) or bool(self.bound(tenant))
 
     def tenant(self, name: str) -> Tenant:
         """What is said about a tenant; of one that is not listed nothing is."""

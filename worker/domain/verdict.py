@@ -236,6 +236,13 @@ def of_graph(rows: Sequence[Row], status: int, codes: Sequence[str], message: st
     return row.verdict if row else _graph_unknown(status)
 
 
+def for_others(verdict: Verdict, rows: Sequence[Row], what: str) -> Verdict:
+    """The verdict without anything of the reply that it was found by: that is another mailbox's, perhaps a tenant's."""
+    known = next((row.verdict for row in rows if row.verdict.row == verdict.row), None) if verdict.row else None
+    plain = known.explanation if known else "Another mailbox has found it out of order."
+    return replace(verdict, explanation=f"{plain} (All mail that needs it waits: {what}.)")
+
+
 @cache
 def catalogue(*chapters: str) -> tuple[Row, ...]:
     """The rows that come with Postlane, in order; those of some chapters only, if they are named."""

@@ -26,6 +26,7 @@ class Governor:
         self._octets: Counter[str] = Counter()
         self.submitting: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
+        self._requested: defaultdict[str, deque[float]] = defaultdict(deque)
         self._under_way: Counter[str] = Counter()
 
     def begin(self, login: str) -> bool:
@@ -45,6 +46,19 @@ class Governor:
         """Seconds until a message that is under way may be accepted."""
         rate, sent = self.limits.per_minute, self._recent(login)
         return max(sent[-rate] + self.limits.minute - self._clock(), 0.0) if rate and len(sent) >= rate else 0.0
+
+    def turned_away(self, user: str) -> float:
+        """Count a request to Graph. Returns the seconds until there is room for the next one; 0: there was for this."""
+        limits, now = self.limits, self._clock()
+        if not limits.graph_rate:
+            return 0.0
+        made = self._requested[user]
+        while made and made[0] <= now - limits.graph_window:
+            made.popleft()
+        made.append(now)
+        if len(made) <= limits.graph_rate:
+            return 0.0
+        return made[-limits.graph_rate] + limits.graph_window - now
 
     def quota(self, login: str, recipients: int, octets: int) -> str:
         """Why the mailbox may not send so much more today; empty if it may. It is counted then."""

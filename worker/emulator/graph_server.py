@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import re
 import time
 import uuid
@@ -163,6 +164,9 @@ class GraphServer:
         if governor.requests[user] >= governor.limits.graph_requests:
             task.cancel()
             raise _Refused(429, "ApplicationThrottled", "Application is over its MailboxConcurrency limit.", 1)
+        if seconds := governor.turned_away(user):
+            task.cancel()
+            raise _Refused(429, "ApplicationThrottled", "Application is over its request limit.", math.ceil(seconds))
         governor.requests[user] += 1
         self._backstage.journal.write("submitting", connection=number, login=user)
         try:

@@ -92,6 +92,8 @@ class Limits:
         octets: of one message.
         mailbox_octets: of all messages together, because each is kept in Sent Items.
         graph_requests: at once; more get 429.
+        graph_rate: requests of one mailbox in any window of `graph_window` seconds; more get 429 and count as well.
+            Microsoft's numbers are 10,000 and 600.
         graph_octets: of one request to Graph.
     """
 
@@ -105,6 +107,8 @@ class Limits:
     octets: int = 157286400
     mailbox_octets: int = 0
     graph_requests: int = 4
+    graph_rate: int = 0
+    graph_window: float = 600
     graph_octets: int = 4 * 1024 * 1024
 
 

@@ -30,10 +30,11 @@ from worker.domain.message import OutgoingMessage
 from worker.graph.answer import Answer
 from worker.graph.conversation import Conversation, Ended, Mark, Timeouts, client
 from worker.graph.large import Declined, send_in_parts
-from worker.ports import HandingOver, Tokens
+from worker.ports import HandingOver, Permits, Tokens
 
 WHOLE = 3 * 1024 * 1024  # octets of a mail that fit into one request once they are base64
 _PATIENCE = 2.0  # seconds
+_LOOKS = 8  # for a permit, within the patience
 _LINE_PER_REQUEST = 2
 _NO_BASE64 = b"!"  # what no mail can be
 
@@ -41,12 +42,20 @@ _NO_BASE64 = b"!"  # what no mail can be
 class GraphTransport:
     """Submits over Microsoft Graph.
 
-    202 is acceptance. A refusal with a status of 4xx, and one that says when to come back, is definite. Every other
-    end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and to send it.
+    202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite.
+    Every other end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and
+    to send it.
     """
 
-    def __init__(self, tokens: Tokens, timeouts: Timeouts | None = None) -> None:
-        """Nothing is connected yet."""
+    def __init__(self, tokens: Tokens, timeouts: Timeouts | None = None, permits: Permits | None = None) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            tokens: access tokens.
+            timeouts: of HTTP.
+            permits: asked before each mail, for all workers together; None: our own line counts alone.
+        """
+        self._permits = permits
         self._tokens = tokens
         self._timeouts = timeouts or Timeouts()
         self._clients: dict[str | None, httpx2.AsyncClient] = {}
@@ -58,8 +67,8 @@ class GraphTransport:
         """Submit one mail. Graph reads its recipients from the headers, hidden ones from a Bcc that it removes."""
         if names_others(envelope, message):
             return Broken(Stage.GRAPH, Fault.NAMED_ALREADY, "")
-        async with self._line(mailbox).place() as free:
-            if not free:
+        async with self._line(mailbox).place() as free, self._permitted(mailbox, free=free) as permitted:
+            if not permitted:
                 return Busy()
             content = self_addressed(envelope, message)
             mark = Mark(handing_over)
@@ -104,6 +113,26 @@ class GraphTransport:
             raise Ended(Broken(Stage.GRAPH, Fault.TOO_LARGE, "the mail without its files is above 3 MB, Graph's limit"))
         return await send_in_parts(talk, divided, mark)
 
+    @asynccontextmanager
+    async def _permitted(self, mailbox: Mailbox, *, free: bool) -> AsyncIterator[bool]:
+        """One of the fleet's places while the context lasts; False if there is none within a moment."""
+        if self._permits is None or not free:
+            yield free
+            return
+        permit = await self._permits.acquire(mailbox)
+        for _ in range(_LOOKS):
+            if permit is not None:
+                break
+            await asyncio.sleep(_PATIENCE / _LOOKS)
+            permit = await self._permits.acquire(mailbox)
+        if permit is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            await self._permits.release(permit)
+
     def _line(self, mailbox: Mailbox) -> _Line:
         places = cast("GraphEndpoint", mailbox.endpoint).concurrent
         line = self._lines.get((mailbox.name, places))
@@ -118,6 +147,8 @@ def _meaning(answer: Answer) -> Accepted | Refused | Broken:
         case HTTPStatus.ACCEPTED:
             return Accepted(answer.reply)
         case HTTPStatus.SERVICE_UNAVAILABLE if answer.retry_after is not None:
+            return answer.refused
+        case HTTPStatus.INSUFFICIENT_STORAGE:  # RFC 4918 section 11.5: it could not even be stored
             return answer.refused
         case status if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return answer.refused

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from contracts.notification import Priority
 from worker.domain import pacing
-from worker.domain.mailbox import Limits, Mailbox
+from worker.domain.mailbox import GraphEndpoint, Limits, Mailbox
 from worker.domain.pacing import Go, Line, Pace, Request, Used
 from worker.domain.verdict import Action, Scope, Verdict
 from worker.ports import Admission, Demand, Hold, Paced, StoreDown
@@ -44,18 +44,6 @@ _verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 
 
 @dataclass(frozen=True, slots=True)
-class Organisation:
-    """A customer of Exchange Online, whose mailboxes share a limit.
-
-    Attributes:
-        external_per_day: recipients outside of it, in any 24 hours.
-    """
-
-    name: str
-    external_per_day: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Rest:
     until: datetime
     verdict: Verdict
@@ -68,7 +56,6 @@ class SqlGate:
         self,
         database: Database,
         life: Life,
-        organisations: Callable[[Mailbox], Organisation | None],
         window: timedelta = timedelta(minutes=1),
     ) -> None:
         """Look at nothing yet.
@@ -76,12 +63,10 @@ class SqlGate:
         Args:
             database: where.
             life: of this worker; what it has in flight ends with it.
-            organisations: whose limit a mailbox's mail to the outside counts against.
             window: what `per_minute` means; other than a minute in tests.
         """
         self._database = database
         self._life = life
-        self._organisations = organisations
         self._window = int(window / timedelta(microseconds=1))
         self._resting: dict[str, _Rest] = {}
         self._wanted: frozenset[str] = frozenset()
@@ -100,7 +85,7 @@ class SqlGate:
         rest = self._resting.get(mailbox.name)
         if rest is not None and now < rest.until:
             return Hold(rest.until, rest.verdict)
-        if rest is None and not _counted(mailbox.limits) and self._organisations(mailbox) is None:
+        if rest is None and not _counted(mailbox.limits) and mailbox.organisation is None:
             return Admission(mailbox.name)
         slot = None if demand.slot is None else demand.slot - now
         try:
@@ -135,7 +120,7 @@ class SqlGate:
         self, admission: Admission, *, tried: bool, accepted: int = 0, said: Verdict | None = None
     ) -> bool:
         """End the pause if this was its probe; end the mail in the window, or forget it if nothing was tried."""
-        throttled = said is not None and said.throttle
+        throttled = said is not None and (said.throttle or said.punished)
         if admission.ticket is None and not admission.probe and not throttled:
             return False
 
@@ -176,12 +161,12 @@ class SqlGate:
 
     async def acquire(self, mailbox_: Mailbox) -> int | None:
         """A permit for one connection; 0 if they are not counted, None if all are in use."""
-        most = mailbox_.limits.connections
+        counted, most = _at_once(mailbox_)
         if most is None:
             return 0
         try:
             await self._looking()
-            return await self._run(lambda connection: self._permitted(connection, mailbox_.name, most))
+            return await self._run(lambda connection: self._permitted(connection, mailbox_.name, counted, most))
         except (StoreDown, Conflict):
             return None
 
@@ -241,8 +226,7 @@ class SqlGate:
     def _asked(
         self, connection: Connection, of: Mailbox, demand: Demand, slot: timedelta | None, now: datetime
     ) -> Admission | Hold | _Place:
-        organisation = self._organisations(of)
-        counted = _counted(of.limits) or organisation is not None
+        counted = _counted(of.limits) or of.organisation is not None
         row = self._locked(connection, of.name, make=counted)
         if row is None:
             return Admission(of.name)
@@ -256,7 +240,7 @@ class SqlGate:
         number: int | _Place | None = None
         if counted:
             self._life.keep(connection)
-            number = self._paced(connection, row, of, demand, slot, organisation)
+            number = self._paced(connection, row, of, demand, slot)
         if isinstance(number, _Place):
             return number
         if probe:
@@ -280,9 +264,8 @@ class SqlGate:
         of: Mailbox,
         demand: Demand,
         slot: timedelta | None,
-        organisation: Organisation | None,
     ) -> int | _Place:
-        now = _now(connection)
+        now, organisation = _now(connection), of.organisation
         used, recipients = self._used(connection, of.name, now)
         external = self._outside(connection, organisation.name) if organisation else 0
         urgent = demand.priority is Priority.HIGH
@@ -369,7 +352,7 @@ class SqlGate:
         row = self._locked(connection, admission.mailbox, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._ticket_ended(connection, admission, 0, tried=True)
-        changes: dict[str, Any] = _throttled(row, _now(connection)) if verdict.throttle else {}
+        changes: dict[str, Any] = {}
         if row.paused_until is not None and not _current(row, admission):
             until = record.moment(row.paused_until)  # let through before the pause began: no news
         else:
@@ -382,6 +365,9 @@ class SqlGate:
                 "verdict": _verdicts.dump_json(verdict).decode(),
                 "probing_until": None,
             }
+        if verdict.throttle or verdict.punished:
+            rest = max(until - now, timedelta()) // timedelta(microseconds=1)
+            changes |= _throttled(row, _now(connection), rest)
         if changes:
             connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
         return until
@@ -428,21 +414,21 @@ class SqlGate:
             more = {"recipients": day.c.recipients + recipients}
             connection.execute(row.on_conflict_do_update(index_elements=["counter", "beginning"], set_=more))
 
-    def _permitted(self, connection: Connection, name: str, most: int) -> int | None:
+    def _permitted(self, connection: Connection, name: str, counted: str, most: int) -> int | None:
         row = self._locked(connection, name, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._life.keep(connection)
         now = _now(connection)
-        owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == name))]
+        owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == counted))]
         dead = self._life.ends(connection, owners, now)
         if dead:
-            connection.execute(delete(permit).where(permit.c.mailbox == name, permit.c.owner.in_(dead)))
+            connection.execute(delete(permit).where(permit.c.mailbox == counted, permit.c.owner.in_(dead)))
         living = sum(owner not in dead for owner in owners)
         share = pacing.eased(row.factor, row.throttled_at, now)
         if living >= (pacing.of_limit(most, share) or 1):
             connection.execute(update(mailbox).where(mailbox.c.name == name).values(wanted_at=now))
             return None
-        made = insert(permit).values(mailbox=name, owner=self._life.me)
+        made = insert(permit).values(mailbox=counted, owner=self._life.me)
         return int(connection.execute(made.returning(permit.c.number)).scalar_one())
 
     # what others have done
@@ -488,6 +474,13 @@ def _now(connection: Connection) -> int:
     return int(connection.scalar(select(database_now())) or 0)
 
 
+def _at_once(of: Mailbox) -> tuple[str, int | None]:
+    """What connections are counted under, and how many there may be: requests to Graph are no SMTP sessions."""
+    if isinstance(of.endpoint, GraphEndpoint):
+        return f"{of.name} over graph", of.endpoint.concurrent
+    return of.name, of.limits.connections
+
+
 def _counted(limits: Limits) -> bool:
     return limits.per_minute is not None or limits.recipients_per_day is not None
 
@@ -497,8 +490,9 @@ def _current(row: Row[Any], admission: Admission) -> bool:
     return row.paused_until is not None and admission.probe and admission.epoch == row.epoch
 
 
-def _throttled(row: Row[Any], now: int) -> dict[str, Any]:
-    return {"factor": pacing.throttled(row.factor, row.throttled_at, now), "throttled_at": now}
+def _throttled(row: Row[Any], now: int, rest: int = 0) -> dict[str, Any]:
+    """Less from now on; what comes back comes back after the rest, for a rest alone proves nothing."""
+    return {"factor": pacing.throttled(row.factor, row.throttled_at, now), "throttled_at": now + rest}
 
 
 def _minute_full(of: Mailbox, most: int) -> Verdict:

@@ -8,14 +8,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, Update, delete, func, select, update
 
+from worker.domain.sharing import senders_of
+from worker.domain.verdict import Verdict
 from worker.sealing import Sealed
 from worker.store.database import Database
-from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox, mailbox_change, mailbox_pause
+from worker.store.schema import (
+    audit,
+    database_now,
+    kept_mailbox,
+    kept_part,
+    kept_secret,
+    mailbox,
+    mailbox_change,
+    mailbox_pause,
+)
 
 T = TypeVar("T")
 
+_verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = 1_000_000  # microseconds
 
@@ -40,6 +53,22 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptPart:
+    """A scope, a producer, or the editable keys of a mailbox of the file's.
+
+    Attributes:
+        name: see `worker.domain.part`.
+        document: its keys as in the mailboxes file.
+    """
+
+    name: str
+    document: Mapping[str, Any]
+    revision: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """A pause by hand.
 
@@ -54,17 +83,33 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """A mailbox, or something that it shares with others, rests because of a fault.
+
+    Attributes:
+        what: the mailbox's name, or one of `worker.domain.sharing`.
+    """
+
+    what: str
+    until: datetime
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """Everything that is kept, as of one moment.
 
     Attributes:
         number: of the latest change.
         pauses: those that last.
+        rests: likewise.
     """
 
     number: int
     entries: tuple[Entry, ...]
     pauses: tuple[Pause, ...]
+    rests: tuple[Rest, ...] = ()
+    parts: tuple[KeptPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +226,58 @@ class SqlMailboxes:
 
         await self._written(work, line)
 
+    async def put_part(
+        self, name: str, document: Mapping[str, Any], line: Line, *, expected: int | None, mended: str | None = None
+    ) -> int:
+        """Make or change a part.
+
+        Args:
+            name: its name.
+            document: its keys as in the mailboxes file.
+            line: for the audit trail.
+            expected: its revision; None: it does not exist yet.
+            mended: the mailbox that is to be tried again at once if it rests.
+
+        Returns:
+            Its new revision.
+
+        Raises:
+            Stale: it is not as expected.
+        """
+        values = {"document": json.dumps(document, ensure_ascii=False, sort_keys=True), "changed_by": line.actor}
+
+        def work(connection: Connection) -> int:
+            row = kept_part.c
+            if expected is None:
+                if connection.scalar(select(row.name).where(row.name == name)) is not None:
+                    raise Stale
+                fresh = kept_part.insert().values(name=name, revision=1, changed_at=database_now(), **values)
+                connection.execute(fresh)
+            else:
+                changed = update(kept_part).where(row.name == name, row.revision == expected)
+                changed = changed.values(revision=expected + 1, changed_at=database_now(), **values)
+                if connection.execute(changed).rowcount != 1:
+                    raise Stale
+            if mended is not None:
+                connection.execute(_tried_again(mended))
+            return (expected or 0) + 1
+
+        return await self._written(work, line)
+
+    async def remove_part(self, name: str, line: Line, *, expected: int) -> None:
+        """Remove a part; what the file says about it holds alone.
+
+        Raises:
+            Stale: it is not as expected.
+        """
+
+        def work(connection: Connection) -> None:
+            row = kept_part.c
+            if connection.execute(delete(kept_part).where(row.name == name, row.revision == expected)).rowcount != 1:
+                raise Stale
+
+        await self._written(work, line)
+
     async def pause(self, name: str, because: str, line: Line, lasting: timedelta | None = None) -> None:
         """Pause a mailbox, for a time or until somebody ends it; a pause that lasts is replaced."""
         until = None if lasting is None else database_now() + int(lasting / _MICROSECOND)
@@ -192,11 +289,20 @@ class SqlMailboxes:
 
         await self._written(work, line)
 
-    async def resume(self, name: str, line: Line) -> bool:
-        """End a pause by hand, and let one attempt find out whether a fault is over. Returns whether it was paused."""
+    async def resume(self, name: str, line: Line, shared: Collection[str] = ()) -> bool:
+        """End a pause by hand, and let one attempt find out whether a fault is over, its own or a shared one.
+
+        Args:
+            name: of the mailbox.
+            line: for the audit trail.
+            shared: what it shares with others.
+
+        Returns:
+            Whether it was paused.
+        """
 
         def work(connection: Connection) -> bool:
-            connection.execute(_tried_again(name))
+            connection.execute(_tried_again(name, shared))
             return bool(connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name)).rowcount)
 
         return await self._written(work, line)
@@ -279,12 +385,23 @@ def _contents(connection: Connection) -> Contents:
         Pause(each.mailbox, None if each.until is None else _moment(each.until), each.because, each.paused_by)
         for each in connection.execute(lasting)
     )
-    return Contents(number, entries, pauses)
+    resting = select(mailbox.c.name, mailbox.c.paused_until, mailbox.c.verdict)
+    resting = resting.where(mailbox.c.paused_until > database_now()).order_by(mailbox.c.name)
+    rests = tuple(
+        Rest(each.name, _moment(each.paused_until), _verdicts.validate_json(each.verdict))
+        for each in connection.execute(resting)
+    )
+    parts = tuple(
+        KeptPart(each.name, json.loads(each.document), each.revision, _moment(each.changed_at), each.changed_by)
+        for each in connection.execute(select(kept_part).order_by(kept_part.c.name))
+    )
+    return Contents(number, entries, pauses, rests, parts)
 
 
-def _tried_again(name: str) -> Update:
-    """The gate's rest is over at once: like at its end, one attempt goes ahead of the others."""
-    resting = update(mailbox).where(mailbox.c.name == name, mailbox.c.paused_until.is_not(None))
+def _tried_again(name: str, shared: Collection[str] = ()) -> Update:
+    """The gate's rests are over at once: like at their end, one attempt goes ahead of the others."""
+    its_own = mailbox.c.name.in_([name, *shared]) | mailbox.c.name.startswith(senders_of(name), autoescape=True)
+    resting = update(mailbox).where(its_own, mailbox.c.paused_until.is_not(None))
     return resting.values(paused_until=0, probing_until=None)
 
 

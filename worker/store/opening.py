@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
-from worker.domain.mailbox import Mailbox
-from worker.domain.pacing import ONMICROSOFT_EXTERNAL_PER_DAY
 from worker.ports import Gate, Permits, Store
 from worker.store.memory import MemoryGate, MemoryLedger, NoPermits
-
-if TYPE_CHECKING:
-    from worker.store.gate import Organisation
 
 MEMORY = "memory://"
 
@@ -67,7 +61,7 @@ async def opened(
 
     database = Database(url)
     life = Life(database, name, lease)
-    ledger, gate = SqlLedger(database, life, retention), SqlGate(database, life, _organisation(), window)
+    ledger, gate = SqlLedger(database, life, retention), SqlGate(database, life, window)
     try:
         yield Opened(ledger, gate, gate)
     finally:
@@ -75,14 +69,3 @@ async def opened(
         await ledger.close()
         await life.close()
         await database.close()
-
-
-def _organisation() -> Callable[[Mailbox], Organisation | None]:
-    """Mail from `*.onmicrosoft.com` counts against a limit of its whole organisation."""
-    from worker.store.gate import Organisation  # noqa: PLC0415
-
-    def of(mailbox: Mailbox) -> Organisation | None:
-        domain = mailbox.address.domain
-        return Organisation(domain, ONMICROSOFT_EXTERNAL_PER_DAY) if domain.endswith(".onmicrosoft.com") else None
-
-    return of

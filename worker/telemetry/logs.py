@@ -99,10 +99,11 @@ class LogEvents:
                 log.info("result", **_told(result), seconds=round(seconds, 3))
             case Submitting() | Submitted():
                 pass  # one line per mail is enough: its result
-            case MailboxPaused(mailbox, kind, explanation, remedy, until):
+            case MailboxPaused(mailbox, kind, explanation, remedy, until, found_by):
                 log.warning(
                     "mailbox paused",
                     mailbox=mailbox,
+                    found_by=found_by or mailbox,
                     until=until.isoformat(timespec="seconds"),
                     explanation=explanation,
                     remedy=remedy,

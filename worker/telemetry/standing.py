@@ -32,8 +32,9 @@ class Standings:
             case Submitted(mailbox, sent):
                 tally = self.of(mailbox)
                 self._tallies[mailbox] = replace(tally, in_flight=tally.in_flight - 1, sent=tally.sent + sent)
-            case MailboxPaused(mailbox=mailbox, kind=kind, explanation=explanation):
-                self._tallies[mailbox] = replace(self.of(mailbox), trouble=Trouble(kind, explanation, self._clock()))
+            case MailboxPaused(mailbox=what, kind=kind, explanation=explanation, found_by=found_by):
+                name = found_by or what
+                self._tallies[name] = replace(self.of(name), trouble=Trouble(kind, explanation, self._clock()))
             case _:
                 pass
 

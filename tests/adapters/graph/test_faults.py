@@ -16,7 +16,7 @@ from worker.domain.delivery import Accepted, Broken, Fault, Refused, Stage, Subm
 from worker.domain.envelope import Envelope
 from worker.domain.mailbox import DeviceLogin, GraphEndpoint, Mailbox, OAuth
 from worker.domain.message import compose
-from worker.emulator.authority import Certificates, make_certificates
+from worker.emulator.authority import Certificates
 from worker.graph.answer import Answer
 from worker.graph.conversation import Timeouts
 from worker.graph.faults import connecting, fault_of
@@ -31,11 +31,6 @@ class OneToken:
 
     async def token(self, *_: object, **__: object) -> Token:
         return Token("a-token", fresh=True)
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @asynccontextmanager

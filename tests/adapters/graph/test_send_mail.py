@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from contracts.address import parse
 from tests.adapters.graph.conftest import Sender, graph_mailbox
 from tests.factories import JANA, OMAR
+from tests.fakes import Events
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, Fenced, Refused, Stage, TokenRefused
 from worker.domain.mailbox import GraphEndpoint, Mailbox
-from worker.emulator.run import Emulator
+from worker.emulator.run import Emulator, Plan, emulating
+from worker.emulator.scenario import Limits
 from worker.graph.lookup import SentItems
+from worker.graph.transport import GraphTransport
+from worker.oauth.tokens import MsalTokens
 
 HIDDEN = parse("hidden@fabrikam.com")
 
@@ -74,6 +79,7 @@ async def test_mail_without_the_ledgers_leave_does_not_arrive(sender: Sender, em
         ("graph-send-as-denied", 403, "ErrorSendAsDenied", None),
         ("graph-no-mailbox", 404, "MailboxNotEnabledForRESTAPI", None),
         ("graph-invalid-recipients", 400, "ErrorInvalidRecipients", None),
+        ("graph-mailbox-full", 507, "ErrorQuotaExceeded", None),
         ("graph-token-expired", 401, "InvalidAuthenticationToken", None),
     ],
 )
@@ -187,3 +193,17 @@ async def test_probe_meets_what_a_mail_would_meet(sender: Sender, emulator: Emul
     problem = await sender.transport.probe(graph_mailbox(emulator, f"{rule}@contoso.example"))
     assert isinstance(problem, Refused)
     assert problem.reply.code in (403, 404)
+
+
+async def test_requests_above_the_rate_are_turned_away_until_the_window_has_moved_on(tmp_path: Path) -> None:
+    limits = Limits(graph_rate=2, graph_window=600)
+    async with emulating(Plan(tmp_path / "emulator", limits=limits)) as emulator:
+        tokens = MsalTokens(Events())
+        graph = GraphTransport(tokens)
+        sender = Sender(graph, tokens, graph_mailbox(emulator))
+        sent = [await sender.send(sender.mail(id=f"n-{number}")) for number in range(3)]
+        await graph.close()
+        tokens.close()
+    assert [type(each) for each in sent] == [Accepted, Accepted, Refused]
+    assert isinstance(sent[2], Refused)
+    assert (sent[2].reply.code, sent[2].retry_after) == (429, timedelta(seconds=600))

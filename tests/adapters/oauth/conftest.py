@@ -10,29 +10,10 @@ from pydantic import SecretStr
 from tests.adapters.oauth.authority import Authority, issuing, let_go
 from tests.fakes import Events
 from worker.domain.mailbox import OAuth, Secret
-from worker.emulator.authority import Certificates, make_certificates
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault
 
 SECRET = "s3cret-of-the-app"
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """For localhost."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="session")
-def server_tls(certificates: Certificates) -> ssl.SSLContext:
-    """What a good server shows."""
-    return certificates.server_context()
-
-
-@pytest.fixture
-def ca_file(certificates: Certificates) -> str:
-    """What the mailbox trusts."""
-    return str(certificates.ca_file)
 
 
 @pytest.fixture

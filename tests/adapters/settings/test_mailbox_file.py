@@ -22,6 +22,7 @@ from worker.domain.mailbox import (
     ManagedIdentity,
     NoLogin,
     OAuth,
+    Organisation,
     Password,
     PickupDirectory,
     PickupFlavour,
@@ -555,3 +556,39 @@ def test_every_number_of_a_preset_gives_way_to_what_is_written(written: Callable
     assert isinstance(found.endpoint, SmtpEndpoint)
     assert (found.endpoint.host, found.endpoint.port) == ("smtp.azurecomm.net", 2525)
     assert (found.limits.per_minute, found.limits.recipients_per_message) == (500, 50)
+
+
+# ---------------------------------------------------------------- organisations
+
+
+def test_mailboxes_of_an_organisation_share_the_limit_of_its_licences(written: Callable[[str], Path]) -> None:
+    contoso = 'domains = ["Contoso.com", "contoso.onmicrosoft.com"]\nlicences = 100\n'
+    text = f"[organisations.contoso]\n{contoso}"
+    for name, address in (("a", "a@contoso.com"), ("b", "b@contoso.onmicrosoft.com"), ("c", "c@fabrikam.com")):
+        text += f'[mailboxes.{name}]\naddress = "{address}"\nhost = "smtp.office365.com"\n'
+    found = load(written(text), {}).mailboxes
+    organisation = found["a"].organisation
+    assert organisation is not None
+    assert organisation.external_per_day == 22059
+    assert organisation.outside(parse("x@fabrikam.com"))
+    assert not organisation.outside(parse("x@contoso.onmicrosoft.com"))
+    assert found["b"].organisation == Organisation("contoso.onmicrosoft.com", organisation.domains, 100)
+    assert found["c"].organisation is None
+
+
+@pytest.mark.parametrize("limit", ["", "licences = 10\ntrial = true", "licences = 10\nexternal_recipients_per_day = 5"])
+def test_organisation_has_exactly_one_limit(written: Callable[[str], Path], limit: str) -> None:
+    path = written(f'[organisations.contoso]\ndomains = ["contoso.com"]\n{limit}\n')
+    with pytest.raises(MailboxFileError, match=r"organisations\.contoso: give exactly one of licences"):
+        load(path, {})
+
+
+@pytest.mark.parametrize(
+    "way_out", ['host = "smtp.hve.mx.microsoft"', '[mailboxes.a.pickup]\ndirectory = "/srv/pickup"']
+)
+def test_high_volume_email_and_pickup_files_count_against_no_organisation(
+    written: Callable[[str], Path], way_out: str
+) -> None:
+    text = '[organisations.contoso]\ndomains = ["contoso.com"]\ntrial = true\n'
+    text += f'[mailboxes.a]\naddress = "a@contoso.com"\n{way_out}\n'
+    assert load(written(text), {}).mailboxes["a"].organisation is None

@@ -12,7 +12,7 @@ import pytest
 from contracts.notification import Priority
 from tests.adapters.store.conftest import Backend
 from tests.factories import mailbox, verdict
-from worker.domain.mailbox import Limits, Mailbox
+from worker.domain.mailbox import Limits, Mailbox, Organisation
 from worker.domain.verdict import Action
 from worker.ports import Admission, Demand, Gate, Hold, Paced
 
@@ -148,10 +148,12 @@ async def test_recipients_of_yesterday_do_not_count(durable: Backend) -> None:
     await admitted(gate, box, demand(recipients=100))
 
 
-async def test_mail_from_onmicrosoft_com_shares_the_organisations_limit_to_the_outside(durable: Backend) -> None:
+CONTOSO = Organisation("contoso", frozenset({"contoso.com"}), 100)
+
+
+async def test_mailboxes_of_an_organisation_share_its_limit_to_the_outside(durable: Backend) -> None:
     gate = await durable.gate()
-    one = mailbox("one", "a@contoso.onmicrosoft.com")
-    two = mailbox("two", "b@contoso.onmicrosoft.com")
+    one, two = mailbox("one", organisation=CONTOSO), mailbox("two", organisation=CONTOSO)
     await gate.cleared(await admitted(gate, one, demand(recipients=100, external=100)), tried=True, accepted=100)
     assert "outside recipients" in (await paced(gate, two)).verdict.explanation
     await admitted(gate, two, demand(external=0))
@@ -159,8 +161,7 @@ async def test_mail_from_onmicrosoft_com_shares_the_organisations_limit_to_the_o
 
 async def test_recipients_in_flight_from_one_mailbox_of_an_organisation_count_for_the_others(durable: Backend) -> None:
     gate = await durable.gate()
-    one = mailbox("one", "a@contoso.onmicrosoft.com")
-    two = mailbox("two", "b@contoso.onmicrosoft.com")
+    one, two = mailbox("one", organisation=CONTOSO), mailbox("two", organisation=CONTOSO)
     await admitted(gate, one, demand(recipients=60, external=60))
     await paced(gate, two, demand(recipients=60, external=60))
     await admitted(gate, two, demand(recipients=40, external=40))
@@ -187,6 +188,26 @@ async def test_server_that_asks_for_less_gets_less_from_all_workers_and_it_comes
     await durable.sql("UPDATE mailbox SET throttled_at = throttled_at - 600000000")
     shown = await two.effective(box)
     assert (shown.per_minute, shown.connections) == (10, 3)
+
+
+async def test_limits_of_a_mailbox_that_rests_come_back_after_the_rest_and_not_during_it(durable: Backend) -> None:
+    one, two = await durable.gate(), await durable.gate()
+    box = limited(per_minute=10)
+    penalty = verdict(Action.PAUSE, "throttled-mailbox/penalty", throttle=True, pause=timedelta(hours=2))
+    await one.paused(await admitted(one, box), penalty, now())
+    back = "UPDATE mailbox SET throttled_at = throttled_at - :microseconds"
+    await durable.sql(back, microseconds=7_199_000_000)
+    assert (await two.effective(box)).per_minute == 5
+    await durable.sql(back, microseconds=121_000_000)
+    assert (await two.effective(box)).per_minute == 7
+
+
+@pytest.mark.parametrize("punished", [True, False])
+async def test_limits_come_down_when_the_server_punishes_repetition(durable: Backend, *, punished: bool) -> None:
+    gate, box = await durable.gate(), limited(per_minute=10)
+    said = verdict(Action.FAIL, "recipient-permanent", punished=punished)
+    await gate.cleared(await admitted(gate, box), tried=True, said=said)
+    assert (await gate.effective(box)).per_minute == (5 if punished else 10)
 
 
 # connections

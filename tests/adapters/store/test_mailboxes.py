@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ from worker.administration import (
     Taken,
     effective,
 )
+from worker.domain.delivery import Stage
 from worker.domain.mailbox import Directory, Password, SmtpEndpoint
 from worker.domain.routing import Refusal, Route, Wait, route
+from worker.domain.sharing import whose
 from worker.domain.verdict import Action, Scope, Verdict
 from worker.events import MailboxesChanged, MailboxUnusable
 from worker.ports import Admission, Demand, Hold
+from worker.resting import SharedGate
 from worker.sealing import Keyring
 from worker.store.database import Database
 from worker.store.mailboxes import SqlMailboxes
@@ -410,3 +413,39 @@ async def test_mailbox_that_rests_for_a_wrong_password_is_tried_at_once_when_it_
         assert isinstance(first, Admission)
         assert first.probe
     assert isinstance(second, Hold), "one attempt goes ahead of the others"
+
+
+async def test_resumed_mailbox_looks_at_once_whether_its_server_and_its_senders_are_well_again(office: Office) -> None:
+    await office.desk.add("contoso", OWN, "jana")
+    box = (await office.directory()).mailboxes["contoso"]
+    demand = Demand("contoso", Priority.NORMAL, 1, 0, sender=box.address)
+    down = Verdict("transient", Scope.SERVER, Action.PAUSE, "Down.", pause=timedelta(hours=1))
+    refused = Verdict("auth-config/send-as", Scope.SENDER, Action.FAIL, "No.", pause=timedelta(hours=1), punished=True)
+    async with opened(office.url) as store:
+        gate = SharedGate(store.gate)
+        for verdict in (down, refused):
+            shared = whose(verdict, box, box.address, Stage.CONNECT)
+            await gate.paused(Admission(box.name), verdict, NOON, shared=shared)
+        assert isinstance(await gate.admit(box, demand, NOON), Hold)
+    await office.desk.resume("contoso", "jana")
+    assert (await office.desk.one("contoso")).state == "ok"
+    async with opened(office.url) as store:
+        gate = SharedGate(store.gate)
+        probe = await gate.admit(box, demand, NOON)
+        assert isinstance(probe, Admission)
+        assert len(await gate.cleared(probe, tried=True, by=box)) == 2
+
+
+async def test_rest_of_a_server_is_shown_with_its_reason_at_each_of_its_mailboxes(office: Office) -> None:
+    await office.desk.add("contoso", OWN, "jana")
+    await office.desk.add("elsewhere", {**OWN, "host": "smtp.elsewhere.example"}, "jana")
+    box = (await office.directory()).mailboxes["contoso"]
+    down = Verdict("transient", Scope.SERVER, Action.PAUSE, "Nobody is there.", "Wait.", pause=timedelta(hours=1))
+    async with opened(office.url) as store:
+        shared = whose(down, box, box.address, Stage.CONNECT)
+        await SharedGate(store.gate).paused(Admission("other"), down, datetime.now(UTC), shared=shared)
+    found = await office.desk.one("contoso")
+    assert (found.state, found.remedy) == ("resting", "Wait.")
+    assert found.explanation.startswith("server ")
+    assert found.explanation.endswith("Nobody is there.")
+    assert (await office.desk.one("elsewhere")).state == "ok"

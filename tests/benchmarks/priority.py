@@ -1,0 +1,159 @@
+"""What ten thousand waiting mails do to an urgent one of their mailbox, and to mails of other mailboxes.
+
+    python -m tests.benchmarks.priority [--backlog 10000] [--per-minute 60] [--urgent 20] [--others 100]
+
+Real broker, four workers as processes, PostgreSQL, the emulated Office 365. One mailbox gets the backlog at low
+priority; its urgent mails are counted in slots (a slot is a minute divided by the limit), mails of another mailbox in
+seconds from publishing to the final result, before the backlog and with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from contracts.notification import Notification
+from contracts.publisher import Publisher, publisher
+from tests.benchmarks.fleet import Fleet, notification, tables
+from tests.neighbours import Inbox, inbox_on, running_worker
+from tests.postgres import postgres
+from worker.broker import apply as topologies
+from worker.broker.connection import BrokerAddress
+from worker.broker.topology import Topology
+from worker.emulator.run import CLIENT_ID, Plan, emulating
+from worker.emulator.scenario import Limits
+from worker.emulator.world import MailboxAccount
+from worker.sandbox.rabbitmq import broker as some_broker
+
+_PATIENCE = 600.0  # seconds
+_BUSY, _OTHER = 0, 1
+_APART = 1.5  # slots between two of the other mailbox's mails, which must not wait for its own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is measured with.
+
+    Attributes:
+        apart: seconds between two mails of the other mailbox.
+    """
+
+    post: Publisher
+    box: Inbox
+    apart: float
+
+    async def seconds(self, mail: Notification) -> float:
+        """From publishing to the final result."""
+        began = time.monotonic()
+        await self.post.publish(mail)
+        await self.box.final(mail.id, _PATIENCE)
+        return time.monotonic() - began
+
+    async def spread(self, first: int, count: int) -> list[float]:
+        """Mails of the other mailbox, one after the other, none waiting for the one before."""
+        running = []
+        for number in range(first, first + count):
+            running.append(asyncio.create_task(self.seconds(notification(_OTHER, number))))
+            await asyncio.sleep(self.apart)
+        return list(await asyncio.gather(*running))
+
+
+@asynccontextmanager
+async def _stage(fleet: Fleet, address: BrokerAddress, store: str) -> AsyncIterator[Stage]:
+    topology = Topology("priority", lanes=16)
+    accounts = tuple(
+        MailboxAccount(f"box-{number}@contoso.example", None, frozenset({CLIENT_ID})) for number in (_BUSY, _OTHER)
+    )
+    limits = Limits(connections=3, per_minute=fleet.per_minute)
+    plan = Plan(fleet.directory, office365_mailboxes=accounts, keep_content=False, limits=limits)
+    async with AsyncExitStack() as stack:
+        emulator = await stack.enter_async_context(emulating(plan))
+        await topologies.apply(address, topology)
+        stack.push_async_callback(topologies.remove, address, topology)
+        box = await stack.enter_async_context(inbox_on(address, topology))
+        mailboxes = fleet.directory / "mailboxes.toml"
+        mailboxes.write_text(tables(emulator, fleet), encoding="utf-8")
+        settings = {"POSTLANE_LOG__LEVEL": "warning", "POSTLANE_STORE__URL": store}
+        for _ in range(fleet.workers):
+            given = running_worker(address, topology, mailboxes, fleet.directory, settings=settings, wait=False)
+            await stack.enter_async_context(given)
+        post = await stack.enter_async_context(publisher(address.url, prefix=topology.prefix))
+        yield Stage(post, box, _APART * 60 / fleet.per_minute)
+
+
+async def _measured(
+    fleet: Fleet, address: BrokerAddress, store: str, urgent: int, others: int, console: Console
+) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+    async with _stage(fleet, address, store) as stage:
+        await stage.seconds(notification(_OTHER, 0))  # workers are up, tokens are there
+        before = await stage.spread(1, others)
+        console.print(f"publishing {fleet.waiting} notifications of low priority")
+        for number in range(fleet.waiting):
+            low = notification(_BUSY, number).model_copy(update={"priority": "low"})
+            await stage.post.publish(low)
+        waiting = fleet.waiting - 3 * fleet.per_minute
+        await stage.box.until(
+            lambda results: len({r.notification_id for r in results if r.status == "deferred"}) >= waiting, _PATIENCE
+        )
+        console.print("all of them wait")
+        high = [
+            notification(_BUSY, fleet.waiting + number).model_copy(update={"priority": "high"})
+            for number in range(urgent)
+        ]
+        spread = asyncio.create_task(stage.spread(1 + others, others))
+        first = []
+        for mail in high:
+            first.append(await stage.seconds(mail))
+            await asyncio.sleep(60 / fleet.per_minute)
+        return first, before, await spread
+
+
+def _p95(seconds: Sequence[float]) -> float:
+    return statistics.quantiles(seconds, n=20)[-1]
+
+
+def main() -> int:
+    """Measure and print; 0 if urgent mails left within three slots."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--backlog", type=int, default=10_000)
+    options.add_argument("--per-minute", type=int, default=60)
+    options.add_argument("--urgent", type=int, default=20)
+    options.add_argument("--others", type=int, default=100)
+    options.add_argument("--directory", type=Path, default=Path("build/priority"))
+    given = options.parse_args()
+    console = Console(width=120)
+    logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
+    shutil.rmtree(given.directory, ignore_errors=True)
+    given.directory.mkdir(parents=True)
+    fleet = Fleet("postgres", 4, 2, given.backlog, given.per_minute, given.directory)
+    with (
+        some_broker(amqp_url=None, progress=console.print, may_install=lambda _: True) as running,
+        postgres() as cluster,
+    ):
+        address = BrokerAddress(running.amqp_url)
+        first, before, beside = asyncio.run(_measured(fleet, address, cluster.url, given.urgent, given.others, console))
+    slots = [seconds / (60 / given.per_minute) for seconds in first]
+    table = Table("", "median", "95 of 100", "at most", title=f"{given.backlog} mails of low priority wait")
+    table.add_row(
+        "urgent mail of their mailbox, in slots", *(f"{f(slots):.1f}" for f in (statistics.median, _p95, max))
+    )
+    for name, seconds in (("another mailbox without the backlog, s", before), ("with the backlog, s", beside)):
+        table.add_row(name, *(f"{f(seconds):.2f}" for f in (statistics.median, _p95, max)))
+    console.print(table)
+    return 0 if max(slots) <= 3 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
