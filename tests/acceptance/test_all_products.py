@@ -120,7 +120,7 @@ async def test_all_5_exchange_gets_no_file_that_it_would_refuse(lane: Installati
     found = [collect(path, PickupFlavour.EXCHANGE) for path in pickup.iterdir()]
     served = [person for each in found for person in each.recipients if person != JANA]
     assert (many.status, sorted(served)) == (DeliveryStatus.HANDED_OVER, sorted(people))
-    wide = [{"address": f"person-{number}@people.example", "name": "Name " * 150} for number in range(95)]
+    wide = [{"address": f"person-{number}@people.example", "name": "漢" * 190} for number in range(95)]
     refused = await lane.post.send(notification("wide", "t", to=wide))
     assert refused.status is DeliveryStatus.FAILED
     assert refused.reason is not None

@@ -91,6 +91,7 @@ async def desk(lane: Installation, pickup: Path) -> Desk:
     return Desk(lane, await lane.stack.enter_async_context(portal), workers)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.row("ALL-3", "KX-S1")
 async def test_thousand_mails_of_five_products_survive_every_change_once_each_and_by_their_own_servers(
     lane: Installation, desk: Desk, a: MailServer, b: MailServer, c: MailServer, pickup: Path
