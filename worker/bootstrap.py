@@ -52,7 +52,7 @@ from worker.oauth.keyvault import KeyVault, Surroundings
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
-from worker.ports import Observe, Register, Store, StoreDown, Tokens
+from worker.ports import Gate, Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
 from worker.resting import SharedGate
 from worker.settings import Settings, SettingsError
@@ -66,6 +66,7 @@ from worker.switchboard import Switchboard
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
+from worker.telemetry.standing import Standings
 from worker.templates.renderer import NoTemplates, Renderer
 from worker.tenant_settings import TenantSettings
 from worker.tryout import Tried, tried_out
@@ -316,7 +317,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
     _check_pickups(base.directory)
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
-        observe = _all(LogEvents(settings.worker.name), metrics, hooks.observe)
+        standings = Standings(_now)
+        observe = _all(LogEvents(settings.worker.name), metrics, standings, hooks.observe)
         found = await stack.enter_async_context(_opened(settings))
         kept = hooks.store(found.books)
         tokens = msal_tokens(settings, observe)
@@ -344,7 +346,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
         stack.push_async_callback(servers.close)
         if settings.health.port:
-            await stack.enter_async_context(_health(settings, worker, metrics, servers))
+            standing = partial(_standing, standings, directories, found.gate)
+            await stack.enter_async_context(_health(settings, worker, metrics, servers, standing))
         if settings.api.port and stored is not None:
             mailboxes, scopes, tenants = _desks(base, stored, keyring(settings))
             sending = _trying_out(courier, directories)
@@ -561,8 +564,14 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
     )
 
 
+def _standing(standings: Standings, directories: Directories, gate: Gate) -> dict[str, dict[str, object]]:
+    return standings.told(directories.current.mailboxes, gate.resting)
+
+
 @asynccontextmanager
-async def _health(settings: Settings, worker: Worker, metrics: Metrics, servers: Health) -> AsyncIterator[None]:
+async def _health(
+    settings: Settings, worker: Worker, metrics: Metrics, servers: Health, standing: health.Standing
+) -> AsyncIterator[None]:
     def checks() -> dict[str, str]:
         return {"broker": worker.unready or "ok"}
 
@@ -570,7 +579,7 @@ async def _health(settings: Settings, worker: Worker, metrics: Metrics, servers:
         listening = http.bound(settings.health.host, settings.health.port)
     except http.CannotListen as error:
         raise SettingsError(f"POSTLANE_HEALTH__PORT: {error}. Choose another port, or 0 for none.") from error
-    async with http.serving(health.application(checks, metrics.exposition, servers.all), listening):
+    async with http.serving(health.application(checks, metrics.exposition, servers.all, standing), listening):
         yield
 
 

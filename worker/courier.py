@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -44,7 +44,20 @@ from worker.domain.decision import (
     while_kept,
     while_paced,
 )
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Outcome, Progress, Refused, Stage, Submission
+from worker.domain.delivery import (
+    Accepted,
+    Broken,
+    Busy,
+    Fault,
+    Fenced,
+    HandedOver,
+    Key,
+    Outcome,
+    Progress,
+    Refused,
+    Stage,
+    Submission,
+)
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
 from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint, TooMany, reads_headers
@@ -57,7 +70,16 @@ from worker.domain.routing import Refusal, Route, Unavailable, Wait, check_sende
 from worker.domain.sharing import eased, shown, whose
 from worker.domain.verdict import Action, Row, Scope, Verdict, for_others
 from worker.domain.wording import Unreadable, Unrenderable, Wording, filled, ordered, refusal_of, verdict_of, worded
-from worker.events import ChannelRested, Crashed, MailboxPaused, MailboxResumed, Overtaken, UnknownReply
+from worker.events import (
+    ChannelRested,
+    Crashed,
+    MailboxPaused,
+    MailboxResumed,
+    Overtaken,
+    Submitted,
+    Submitting,
+    UnknownReply,
+)
 from worker.ports import (
     Admission,
     Claimed,
@@ -352,7 +374,8 @@ class Courier:
         try:
             message = await self._compose(case, sent)
             closed = admission.closed if isinstance(admission, Leave) else frozenset()
-            used, submission = await self._submit(case, sent, envelope, message, handover, closed)
+            attempt = self._submit(case, sent, envelope, message, handover, closed)
+            used, submission = await self._seen(trial.route.mailbox, attempt)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), _open(case))
@@ -371,6 +394,19 @@ class Courier:
         if size <= _THREAD_ABOVE:
             return compose(notification, mailbox, files, _date(case))
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
+
+    async def _seen(
+        self, mailbox: Mailbox, attempt: Awaitable[tuple[Mailbox, Submission]]
+    ) -> tuple[Mailbox, Submission]:
+        """One attempt, and its beginning and end for those who count what is under way."""
+        self.observe(Submitting(mailbox.name))
+        sent = False
+        try:
+            used, submission = await attempt
+            sent = isinstance(submission, Accepted | HandedOver)
+        finally:
+            self.observe(Submitted(mailbox.name, sent))
+        return used, submission
 
     async def _submit(
         self,

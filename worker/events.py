@@ -21,6 +21,25 @@ class Concluded:
 
 
 @dataclass(frozen=True, slots=True)
+class Submitting:
+    """A mail is about to go out by a mailbox."""
+
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """That has come to an end.
+
+    Attributes:
+        sent: it was accepted for at least one recipient, or handed over.
+    """
+
+    mailbox: str
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MailboxPaused:
     """A mailbox, or something that it shares with others, rests because of a fault.
 
@@ -235,6 +254,8 @@ class Draining:
 
 Event = (
     Concluded
+    | Submitting
+    | Submitted
     | MailboxPaused
     | MailboxResumed
     | MailboxesChanged

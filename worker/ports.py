@@ -284,6 +284,9 @@ class Gate(Protocol):
     async def look(self) -> None:
         """Take up at once what was changed by hand or by other workers."""
 
+    def resting(self, mailbox: str, now: datetime) -> Hold | None:
+        """Why a mailbox rests, as far as it is known here; None: it does not."""
+
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """The attempt showed a fault of the mailbox: rest it, longer each time. Returns the end of the pause."""
 

@@ -142,8 +142,8 @@ class _Session:
             except Left:
                 raise
             except Deviation:
-                if self._peer.pending:
-                    raise
+                if self._peer.pending and b"\r\n" not in self._peer.pending:
+                    raise  # it stays in the middle of a line
 
     async def _answer(self, verb: str, command: str) -> None:
         server = self._server

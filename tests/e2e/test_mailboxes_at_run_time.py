@@ -207,6 +207,7 @@ async def test_token_without_the_right_changes_nothing_and_is_written_down(fleet
     assert (line["actor"], line["action"]) == ("reader", "forbidden")
 
 
+@pytest.mark.row("KX-W13")
 async def test_no_secret_is_in_the_database_the_logs_the_results_or_any_answer(
     fleet: Fleet, post: Publisher, inbox: Inbox, emulator: Emulator, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ async def test_corrected_template_counts_without_a_restart(
     assert corrected.status is DeliveryStatus.ACCEPTED
 
 
+@pytest.mark.row("KX-W10")
 async def test_mass_mail_reaches_fifty_people_one_by_one_but_for_the_one_that_was_taken_out(
     worker: WorkerProcess, emulator: Emulator, inbox: Inbox, address: BrokerAddress, topology: Topology
 ) -> None:

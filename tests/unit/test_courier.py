@@ -593,14 +593,14 @@ async def test_mailbox_without_a_free_connection_costs_a_moment_and_no_attempt(h
 async def test_unknown_reply_is_counted(house: House) -> None:
     house.answers(Refused(Stage.MAIL, Reply.parse("554 5.9.9 Never heard of")))
     await house.deliver()
-    assert house.events.seen == [UnknownReply("platform", "mail", "554 5.9.9 Never heard of")]
+    assert house.events.of(UnknownReply) == [UnknownReply("platform", "mail", "554 5.9.9 Never heard of")]
 
 
 async def test_unknown_reply_about_one_recipient_is_counted_too(house: House) -> None:
     # "unknown → safe default, counted": it is the replies that nobody has counted that the catalogue lacks.
     house.answers(Accepted(OK, {OMAR: Reply.parse("554 5.9.9 Never heard of")}))
     await house.deliver(to=[str(JANA), str(OMAR)])
-    assert [type(event) for event in house.events.seen] == [UnknownReply]
+    assert [type(event) for event in house.events.of(UnknownReply)] == [UnknownReply]
 
 
 # ---------------------------------------------------------------- pauses

@@ -232,7 +232,8 @@ class _Sites:
     """Which sites a server is bound to, by whatever the rows have: names or numbers."""
 
     def __init__(self, rows: Sequence[Section]) -> None:
-        self._names = {row.text("SiteID"): row.text("SiteName") for row in rows if row.text("SiteName")}
+        numbered = [row for row in rows if row.text("SiteID") and row.text("SiteName")]
+        self._names = {row.text("SiteID"): row.text("SiteName") for row in numbered}
         self._bound: dict[str, dict[str, None]] = {}
         for row in rows:
             if row.text("ServerID"):

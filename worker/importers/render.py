@@ -90,14 +90,19 @@ def _mailbox(mailbox: ImportedMailbox, placing: Placing) -> Iterator[str]:
         catch_all_cc=mailbox.recipients.catch_all_cc,
         suppress=mailbox.suppress or None,
     )
-    if mailbox.recipients.most:
-        # There the rest was dropped in silence; here such a mail is refused with the reason.
-        yield f"limits = {{ recipients_per_message = {mailbox.recipients.most} }}"
+    yield from _limits(mailbox)
     match mailbox.delivery:
         case Smtp() as smtp:
             yield from _smtp(smtp, mailbox, placing)
         case Pickup() as pickup:
             yield from _pickup(pickup, mailbox)
+
+
+def _limits(mailbox: ImportedMailbox) -> Iterator[str]:
+    """For all workers together. Where the product dropped further recipients in silence, the mail is refused here."""
+    limits = {"connections": mailbox.connections, "recipients_per_message": mailbox.recipients.most}
+    if given := [f"{name} = {most}" for name, most in limits.items() if most]:
+        yield f"limits = {{ {', '.join(given)} }}"
 
 
 def _scope(mailbox: ImportedMailbox, placing: Placing) -> Iterator[str]:
@@ -128,7 +133,6 @@ def _smtp(smtp: Smtp, mailbox: ImportedMailbox, placing: Placing) -> Iterator[st
         port=smtp.port,
         tls=_tls(smtp),
         helo=smtp.ehlo,
-        connections=mailbox.connections or None,
     )
     secret = f"{placing.secrets}/{_secret_name(mailbox)}"
     match smtp.login:

@@ -100,6 +100,11 @@ class SqlGate:
             return Paced(now + timedelta(microseconds=answer.in_microseconds), answer.verdict)
         return answer
 
+    def resting(self, mailbox: str, now: datetime) -> Hold | None:
+        """As far as it is known here."""
+        rest = self._resting.get(mailbox)
+        return None if rest is None or rest.until <= now else Hold(rest.until, rest.verdict)
+
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """Rest it; each pause without a success between is twice as long, up to an hour."""
         until = now + verdict.pause

@@ -18,7 +18,11 @@ Servers = Callable[[Sequence[str]], Awaitable[Mapping[str, Checked]]]
 """Names of mailboxes, none for all → how their servers are."""
 
 
-def application(checks: Checks, metrics: Callable[[], bytes], servers: Servers) -> Starlette:
+Standing = Callable[[], Mapping[str, Mapping[str, object]]]
+"""Mailbox → what this worker has done with it, and what it is for."""
+
+
+def application(checks: Checks, metrics: Callable[[], bytes], servers: Servers, standing: Standing = dict) -> Starlette:
     """The pages, made anew at every request from what is true then."""
 
     async def live(_request: Request) -> Response:
@@ -34,7 +38,9 @@ def application(checks: Checks, metrics: Callable[[], bytes], servers: Servers) 
     async def mailboxes(request: Request) -> Response:
         found = await servers(request.query_params.getlist("mailbox"))
         well = bool(found) and all(each.finding.well for each in found.values())
-        body = {"well": well, "mailboxes": {name: _told(each) for name, each in found.items()}}
+        known = standing()
+        told = {name: {**_told(each), **known.get(name, {})} for name, each in found.items()}
+        body = {"well": well, "mailboxes": told}
         if not found:
             body["explanation"] = "No mailbox is configured: nothing can be sent."
         return JSONResponse(body, status_code=200 if well else 503)

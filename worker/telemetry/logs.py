@@ -36,6 +36,8 @@ from worker.events import (
     ReplyFailed,
     SessionOpened,
     StoreLost,
+    Submitted,
+    Submitting,
     TokenFetched,
     UnknownReply,
 )
@@ -95,6 +97,8 @@ class LogEvents:
         match event:
             case Concluded(result, seconds):
                 log.info("result", **_told(result), seconds=round(seconds, 3))
+            case Submitting() | Submitted():
+                pass  # one line per mail is enough: its result
             case MailboxPaused(mailbox, kind, explanation, remedy, until, found_by):
                 log.warning(
                     "mailbox paused",

@@ -27,6 +27,8 @@ from worker.events import (
     ReplyFailed,
     SessionOpened,
     StoreLost,
+    Submitted,
+    Submitting,
     TokenFetched,
     UnknownReply,
 )
@@ -54,6 +56,7 @@ class Metrics:
         )
         self._unknown = counter("unknown_replies_total", "Replies that no row of the catalogue knows", ("mailbox",))
         self._paused = gauge("mailbox_paused", "1 while a mailbox rests", ("mailbox",))
+        self._flying = gauge("mailbox_in_flight", "Mails that are going out by a mailbox", ("mailbox",))
         self._rested = counter(
             "channel_rested_total", "Mails that went on to a mailbox's next channel", ("mailbox", "transport")
         )
@@ -87,6 +90,10 @@ class Metrics:
                 self._paused.labels(mailbox).set(1)
             case MailboxResumed(mailbox):
                 self._paused.labels(mailbox).set(0)
+            case Submitting(mailbox):
+                self._flying.labels(mailbox).inc()
+            case Submitted(mailbox=mailbox):
+                self._flying.labels(mailbox).dec()
             case ChannelRested(mailbox=mailbox, transport=transport):
                 self._rested.labels(mailbox, transport).inc()
             case UnknownReply(mailbox=mailbox):

@@ -142,3 +142,17 @@ def test_directory_is_mapped_with_what_lies_below_it() -> None:
     dump = Source("x.csv", row + rb"1,localhost,1,1,1,d:\Mail\Pickup\Shop")
     outcome = take_over("kentico", [dump], Wishes(paths={r"D:\Mail\Pickup": "/srv/pickup"}))
     assert (outcome.verdict, outcome.mailboxes[0].delivery.path) == (Verdict.ACCEPT, "/srv/pickup/Shop")
+
+
+def test_site_table_without_numbers_binds_each_server_to_its_own_site_and_the_global_default_to_all() -> None:
+    dumps = {
+        "servers.csv": "ServerID,ServerName,ServerEnabled,ServerIsGlobal\n1,a.example,1,0\n2,b.example,1,0\n",
+        "sites.csv": "ServerID,SiteName\n1,Shop\n2,Blog\n",
+        "keys.csv": "KeyName,SiteName,KeyValue\nCMSSMTPServer,,c.example\n",
+    }
+    taken = take_over("kentico", [Source(name, text.encode()) for name, text in dumps.items()], Wishes()).mailboxes
+    assert {mailbox.name: mailbox.sites for mailbox in taken} == {
+        "kentico-default": None,
+        "kentico-1": ("Shop",),
+        "kentico-2": ("Blog",),
+    }
