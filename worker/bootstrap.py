@@ -38,6 +38,7 @@ from worker.oauth.expiry import review
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
+from worker.pickup.watch import watch
 from worker.ports import Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
 from worker.settings import Settings, SettingsError
@@ -287,6 +288,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
         await stack.enter_async_context(_reviewing(directories, observe))
+        watching = watch(lambda: directories.current, settings.pickup.collect_seconds, observe)
+        await stack.enter_async_context(_beside(watching))
         await stack.enter_async_context(_beside(_looking_into_doubts(kept, graph, directories, observe)))
         yield App(worker)
 
