@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -144,11 +144,12 @@ async def running_worker(
     *,
     settings: Mapping[str, str] | None = None,
     wait: bool = True,
+    through: Sequence[str] = (),
 ) -> AsyncIterator[WorkerProcess]:
-    """Run a worker; it is killed at the end if the test has not stopped it."""
+    """Run a worker, perhaps through another command; it is killed at the end if the test has not stopped it."""
     environment = environment_of(address, topology, mailboxes, directory, settings or {})
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worker", "run"),
+        *(*through, sys.executable, "-m", "worker", "run"),
         env=environment,
         cwd=directory,
         stderr=asyncio.subprocess.PIPE,

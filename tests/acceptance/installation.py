@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +62,16 @@ class Installation:
         """Write the mailboxes file."""
         self.mailboxes.write_text("\n".join(tables), encoding="utf-8")
 
-    async def worker(self, **settings: str) -> WorkerProcess:
-        """Start one; it ends with the test at the latest."""
+    async def worker(self, *, through: Sequence[str] = (), wait: bool = True, **settings: str) -> WorkerProcess:
+        """Start one, perhaps through another command; it ends with the test at the latest."""
         running = running_worker(
-            self.address, self.topology, self.mailboxes, self.directory, settings={**self.settings, **settings}
+            self.address,
+            self.topology,
+            self.mailboxes,
+            self.directory,
+            settings={**self.settings, **settings},
+            wait=wait,
+            through=through,
         )
         return await self.stack.enter_async_context(running)
 
@@ -85,6 +92,18 @@ class Installation:
     def _environment(self) -> Mapping[str, str]:
         given = environment_of(self.address, self.topology, self.mailboxes, self.directory, self.settings)
         return {**given, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def bound_by_rights() -> tuple[str, ...]:
+    """The command through which a worker minds the rights of files even if root runs the tests."""
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def mailbox(name: str, server: MailServer | int, *lines: str, address: str = "", tls: str = "none") -> str:

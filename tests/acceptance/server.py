@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 
-from tests.adapters.smtp.server import Left, Listener, Peer, listening
+from tests.adapters.smtp.server import Deviation, Left, Listener, Peer, listening
 from tests.neighbours import PATIENCE
 
 OK = "250 2.0.0 Ok"
@@ -122,7 +122,7 @@ class _Session:
     async def run(self) -> None:
         await self._peer.reply(self._server.replies.get("GREETING", f"220 {self._server.name}.example ESMTP"))
         while True:
-            command = (await self._peer.line()).decode()
+            command = await self._command()
             self._server.commands.append(command)
             await self._server.noticed()
             verb = command.partition(" ")[0].upper()
@@ -133,6 +133,17 @@ class _Session:
                 await self._peer.reply("221 2.0.0 Bye")
                 return
             await self._answer(verb, command)
+
+    async def _command(self) -> str:
+        """The next one; sessions that are kept for later are silent in between."""
+        while True:
+            try:
+                return (await self._peer.line()).decode()
+            except Left:
+                raise
+            except Deviation:
+                if self._peer.pending:
+                    raise
 
     async def _answer(self, verb: str, command: str) -> None:
         server = self._server
@@ -219,8 +230,10 @@ def _plain(text: str) -> str:
 
 
 @asynccontextmanager
-async def serving(server: MailServer, *, implicit_tls: ssl.SSLContext | None = None) -> AsyncIterator[MailServer]:
-    """Listen on a free port of 127.0.0.1."""
-    async with listening(server.serve, tls=implicit_tls) as listener:
+async def serving(
+    server: MailServer, *, implicit_tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[MailServer]:
+    """Listen on a free port of this machine."""
+    async with listening(server.serve, tls=implicit_tls, host=host) as listener:
         server.listener = listener
         yield server

@@ -347,11 +347,11 @@ class Obedient:
 
 @asynccontextmanager
 async def listening(
-    serve: Serve, *, tls: ssl.SSLContext | None = None, by_octets: bool = False
+    serve: Serve, *, tls: ssl.SSLContext | None = None, by_octets: bool = False, host: str = "127.0.0.1"
 ) -> AsyncIterator[Listener]:
     """Serve on a free port of this machine; a deviation of the client fails the test."""
     listener = Listener(serve, by_octets=by_octets)
-    listener.server = await asyncio.get_running_loop().create_server(listener.new_peer, "127.0.0.1", 0, ssl=tls)
+    listener.server = await asyncio.get_running_loop().create_server(listener.new_peer, host, 0, ssl=tls)
     try:
         yield listener
     except BaseException as error:
