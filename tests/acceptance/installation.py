@@ -75,6 +75,18 @@ class Installation:
         )
         return await self.stack.enter_async_context(running)
 
+    async def take_over(self, product: str, files: Mapping[str, str], *arguments: str) -> Said:
+        """Import the settings of another product, handed in as files of these names, into the mailboxes file."""
+        for name, text in files.items():
+            (self.directory / name).write_text(text, encoding="utf-8")
+        return await self.postlane("import", product, *files, *arguments)
+
+    def amend(self, old: str, new: str) -> None:
+        """Change a line of the mailboxes file by hand."""
+        text = self.mailboxes.read_text(encoding="utf-8")
+        assert old in text, text
+        self.mailboxes.write_text(text.replace(old, new), encoding="utf-8")
+
     async def postlane(self, *arguments: str) -> Said:
         """Run a command as an operator would, in the installation's directory."""
         process = await asyncio.create_subprocess_exec(
