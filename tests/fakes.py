@@ -103,6 +103,8 @@ class FakeLedger:
     async def handing_over(self, claimed: Claimed) -> bool:
         self.journal.append("handing over")
         page = self.pages[claimed.key]
+        if claimed.progress.handed:
+            page.progress = claimed.progress
         return page.underway and not page.unwanted and not self.stolen
 
     async def settle(self, claimed: Claimed, settlement: Settlement) -> tuple[Result, ...] | None:

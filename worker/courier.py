@@ -13,14 +13,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from contracts.address import AddrSpec
 from contracts.cancellation import Cancellation
-from contracts.delivery import DeliveryStatus
+from contracts.delivery import DeliveryStatus, RecipientStatus
 from contracts.notification import Notification, OnDoubt
 from contracts.wire import Malformed, Properties, decode
 from worker.domain import mass, report
-from worker.domain.capacity import beyond
+from worker.domain.addressing import names_others, narrowed
+from worker.domain.capacity import beyond, most_at_once
 from worker.domain.carry import pack, unpack
 from worker.domain.channel import closed, unasked
 from worker.domain.decision import (
@@ -42,10 +44,10 @@ from worker.domain.decision import (
     while_kept,
     while_paced,
 )
-from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Progress, Stage, Submission
+from worker.domain.delivery import Broken, Busy, Fault, Fenced, Key, Outcome, Progress, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import Judgement, judge
-from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint
+from worker.domain.mailbox import Directory, Endpoint, Mailbox, Restraint, TooMany, reads_headers
 from worker.domain.message import OutgoingMessage, compose, message_id_of, sender_of
 from worker.domain.permission import authorise
 from worker.domain.report import Case, Trace, due_since
@@ -222,8 +224,12 @@ class Courier:
                 case Notification() as notification:
                     case = replace(case, notification=notification)
         if doubtful and notification.on_doubt is OnDoubt.HOLD:
-            return puzzle(case, _CRASHED, _open(case), self._trace(notification))
-        return await self._due(_with_doubts(case) if doubtful else case, handover)
+            case = _with_part_in_doubt(case)
+            if not (case.progress.handed and _open(case)):
+                return puzzle(_of_this_claim(case), _CRASHED, _open(case), self._trace(notification))
+        elif doubtful:
+            case = _with_doubts(case)
+        return await self._due(_of_this_claim(case), handover)
 
     def _trace(self, notification: Notification) -> Trace | None:
         """Where a mail would be found that a worker may have sent before it died."""
@@ -320,13 +326,14 @@ class Courier:
         if suppressed(mailbox, restraint):
             return suppress(case, chosen, _open(case))
         still_open = _open(case)
-        turn = case.progress.turn(still_open)
-        sent = outgoing(case.notification, chosen, restraint, turn)
+        turn = partial(case.progress.turn, most=most_at_once(mailbox))
+        sent = outgoing(case.notification, chosen, restraint, still_open, turn)
         if isinstance(sent, Refusal):
             return refuse(case, sent, still_open)
         case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
         envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        waiting = tuple(rcpt for rcpt in still_open if rcpt not in turn)
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in {*sent.tried, *sent.barred})
+        handover.of(case.progress, frozenset(sent.tried) if waiting else frozenset())
         trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
         match await self.gate.admit(mailbox, _demand(case, envelope), case.now):
             case Hold(until, verdict):
@@ -339,10 +346,10 @@ class Courier:
     async def _admitted(
         self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
     ) -> Decision | _Elsewhere:
-        case, mailbox = trial.case, trial.route.mailbox
+        case = trial.case
         try:
             message = await self._compose(case, sent)
-            used, submission = await self._submit(case, mailbox, envelope, message, handover)
+            used, submission = await self._submit(case, sent, envelope, message, handover)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), _open(case))
@@ -363,31 +370,42 @@ class Courier:
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
 
     async def _submit(
-        self, case: Case, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+        self, case: Case, sent: Outgoing, envelope: Envelope, message: OutgoingMessage, handover: _Handover
     ) -> tuple[Mailbox, Submission]:
         """One attempt, by the first channel that gets as far as the mail; the last one's failure counts.
 
         Returns:
             The mailbox by the channel that was used, and what came of it.
         """
+        mailbox = sent.route.mailbox
         first, *further = self.resting.awake(mailbox, self.clock())
-        used, submission = first, await self._by(first, case, envelope, message, handover)
+        used, submission = first, await self._by(first, case, sent, envelope, message, handover)
         for way in further:
             trouble = None if handover.begun else closed(submission, self.rows)
             if trouble is None:
                 break
             until = self.resting.rest(used, trouble, self.clock())
             self.observe(ChannelRested(mailbox.name, used.transport, trouble.kind, trouble.explanation, until))
-            other = await self._by(way, case, envelope, message, handover)
+            other = await self._by(way, case, sent, envelope, message, handover)
             if not unasked(other):
                 used, submission = way, other
         return used, submission
 
     async def _by(
-        self, mailbox: Mailbox, case: Case, envelope: Envelope, message: OutgoingMessage, handover: _Handover
+        self,
+        mailbox: Mailbox,
+        case: Case,
+        sent: Outgoing,
+        envelope: Envelope,
+        message: OutgoingMessage,
+        handover: _Handover,
     ) -> Submission:
         """One channel. A bug of ours in a transport is no surprise to the producer: how far it came decides."""
         transport = self.transports[type(mailbox.endpoint)]
+        parts = mailbox.too_many is TooMany.SPLIT and reads_headers(mailbox.endpoint)
+        if parts and names_others(envelope, message):
+            mine = replace(sent, notification=narrowed(sent.notification, envelope))
+            message = await self._compose(case, mine)
         if (too_much := beyond(mailbox.limits, envelope, message)) is not None:
             return too_much
         try:
@@ -442,6 +460,10 @@ class _Handover:
         self._observe = observe
         self.begun = False
 
+    def of(self, progress: Progress, handed: frozenset[AddrSpec]) -> None:
+        """What the mark is to say: whose part is handed over, if not everybody's."""
+        self._claimed = replace(self._claimed, progress=replace(progress, handed=handed))
+
     async def __call__(self) -> bool:
         try:
             self.begun = await self._ledger.handing_over(self._claimed)
@@ -483,8 +505,20 @@ def _packed(decision: Decision, notification: Notification) -> Decision:
 
 def _with_doubts(case: Case) -> Case:
     """The producer said that a second copy does no harm: go on, but never say of these people that none was sent."""
-    doubted = case.progress.doubted | frozenset(_open(case))
+    doubted = case.progress.doubted | (case.progress.handed or frozenset(_open(case)))
     return replace(case, progress=replace(case.progress, doubted=doubted))
+
+
+def _with_part_in_doubt(case: Case) -> Case:
+    """Of a mail that was split only the part that was being handed over is in doubt, if the mark says which it was."""
+    before = case.progress
+    unknown = {rcpt: Outcome(RecipientStatus.IN_DOUBT, None, _CRASHED.kind) for rcpt in before.handed}
+    return replace(case, progress=replace(before, settled={**unknown, **before.settled}))
+
+
+def _of_this_claim(case: Case) -> Case:
+    """What another claim was handing over is no longer of interest."""
+    return replace(case, progress=replace(case.progress, handed=frozenset()))
 
 
 def _demand(case: Case, envelope: Envelope) -> Demand:

@@ -61,6 +61,7 @@ from worker.domain.mailbox import (
     Stop,
     Tenant,
     Tls,
+    TooMany,
 )
 from worker.unusable import Unusable
 
@@ -268,6 +269,7 @@ class _Mailbox(_Table):
     redirect_to: AddressText | None = None
     suppress: bool = False
     limits: _Limits = _Limits()
+    too_many_recipients: TooMany = TooMany.SPLIT
     preset: Annotated[str | None, AfterValidator(_preset)] = None
     cloud: CloudName = CloudName.GLOBAL
     host: Annotated[str, AfterValidator(_host)] | None = None
@@ -520,6 +522,7 @@ def _mailbox(name: str, table: _Mailbox, environment: Mapping[str, str]) -> Mail
             catch_all=_redirect(table.catch_all, table.catch_all_cc),
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
+            too_many=table.too_many_recipients,
         )
     except ValueError as error:
         raise ValueError(f"mailboxes.{name}: {error}") from error

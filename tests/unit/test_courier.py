@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from email import message_from_bytes
 from email.utils import parsedate_to_datetime
+from itertools import chain
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from contracts.address import AddrSpec, parse
 from contracts.cancellation import CANCELLATION_TYPE, Cancellation
@@ -24,7 +27,22 @@ from worker.courier import Courier, Intake
 from worker.domain.decision import Acknowledge, DeadLetter, Decision, WaitUntil
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, HandedOver, Key, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Directory, Rank, Redirect, Restraint, SmtpEndpoint, Stop
+from worker.domain.mailbox import (
+    Directory,
+    Endpoint,
+    GraphEndpoint,
+    Limits,
+    OAuth,
+    PickupDirectory,
+    PickupFlavour,
+    Rank,
+    Redirect,
+    Restraint,
+    Secret,
+    SmtpEndpoint,
+    Stop,
+    TooMany,
+)
 from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
@@ -35,6 +53,7 @@ EVE = parse("eve@fabrikam.com")
 KEY = Key("contoso", "reset-7f3a")
 PLATFORM = mailbox("platform")
 DIRECTORY = directory(PLATFORM, default="platform")
+GRAPH = GraphEndpoint("https://graph.example/v1.0", "u", OAuth("a", "c", Secret(SecretStr("s")), "scope", "u"))
 THROTTLED = verdict(Action.PAUSE, "throttled-mailbox", pause=timedelta(minutes=5))
 
 
@@ -1246,6 +1265,124 @@ async def test_recipients_beyond_the_number_that_a_server_takes_follow_in_the_ne
     result = await until_final(house, people)
     assert result.status is DeliveryStatus.ACCEPTED
     assert [len(group) for group in house.recipients] == [5, 2, 1]
+
+
+def small(most: int = 3, **fields: Any) -> House:
+    """Its mailbox takes so many recipients at once."""
+    platform = mailbox("platform", limits=Limits(recipients_per_message=most), **fields)
+    return House(directory(platform, default="platform"))
+
+
+async def test_mail_with_more_recipients_than_its_mailbox_takes_goes_in_parts_of_which_nobody_is_in_two() -> None:
+    house, people = small(), crowd(8)
+    result = await until_final(house, people)
+    assert [len(group) for group in house.recipients] == [3, 3, 2]
+    assert sorted(map(str, chain.from_iterable(house.recipients))) == sorted(map(str, people))
+    assert (result.status, len(result.recipients)) == (DeliveryStatus.ACCEPTED, 8)
+    assert len({message.content for _, _, message in house.transport.sent}) == 1
+
+
+async def test_parts_of_a_mail_spend_one_attempt(house: House) -> None:
+    house = small()
+    assert (await until_final(house, crowd(8))).attempt == 1
+
+
+async def test_each_part_of_a_mail_is_on_record_before_the_next_one_leaves() -> None:
+    house, people = small(), crowd(4)
+    await house.deliver(to=[str(person) for person in people])
+    assert set(house.ledger.page.progress.settled) == set(house.recipients[0])
+    assert house.journal == ["claim", "submit", "handing over", "dot", "settle"]
+
+
+async def test_part_that_is_refused_leaves_the_others_their_turn() -> None:
+    house, people = small(2), crowd(5)
+    house.answers(Accepted(OK), Refused(Stage.DOT, Reply.parse("554 5.6.0 Invalid message content")), Accepted(OK))
+    result = await until_final(house, people)
+    assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
+    assert [item.status for item in result.recipients].count(RecipientStatus.FAILED) == 2
+
+
+async def test_mail_with_too_many_recipients_is_refused_where_that_is_the_policy() -> None:
+    house = small(too_many=TooMany.REFUSE)
+    result = only(await house.deliver(to=[str(person) for person in crowd(4)]))
+    assert (result.status, house.transport.sent) == (DeliveryStatus.FAILED, [])
+    assert result.reason is not None
+    assert "4 recipients" in result.reason.explanation
+
+
+async def test_redirected_mail_is_one_however_many_recipients_it_had() -> None:
+    house, people = small(redirect=Redirect(EVE)), crowd(8)
+    result = only(await house.deliver(to=[str(person) for person in people]))
+    assert (result.status, len(result.recipients)) == (DeliveryStatus.ACCEPTED, 8)
+    assert house.recipients == [(EVE,)]
+
+
+async def test_recipients_that_must_not_be_reached_take_up_no_place_in_a_part() -> None:
+    house, barred = small(allowed_domains=frozenset({"fabrikam.com"})), [parse(f"b{n}@elsewhere.com") for n in range(4)]
+    result = await until_final(house, [*barred, *crowd(4)])
+    assert [len(group) for group in house.recipients] == [3, 1]
+    assert [item.status for item in result.recipients].count(RecipientStatus.FAILED) == 4
+
+
+async def crashed_over_the_second_part(house: House, people: list[AddrSpec], **fields: Any) -> Decision:
+    """Its worker died after the mark of the second part; what the next worker decides."""
+    house.clock.now = when(await house.deliver(to=[str(person) for person in people], **fields))
+    house.transport.bug_after = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await house.deliver(to=[str(person) for person in people], **fields)
+    house.transport.bug_after, house.ledger.page.doubtful = None, True
+    return await house.deliver(to=[str(person) for person in people], **fields)
+
+
+async def test_only_the_part_that_a_dead_worker_was_handing_over_is_in_doubt_and_the_others_go_on() -> None:
+    house, people = small(2), crowd(6)
+    result = only(await crashed_over_the_second_part(house, people))
+    assert result.status is DeliveryStatus.IN_DOUBT
+    doubts = [item.address for item in result.recipients if item.status is RecipientStatus.IN_DOUBT]
+    assert doubts == sorted(map(str, house.recipients[1]))
+    assert len(house.recipients) == 3
+    assert len(set(chain.from_iterable(house.recipients))) == 6
+    assert result.reason is not None
+    assert "2 of its recipients" in result.reason.explanation
+
+
+async def test_last_part_that_a_dead_worker_was_handing_over_is_in_doubt_alone() -> None:
+    house, people = small(2), crowd(4)
+    result = only(await crashed_over_the_second_part(house, people))
+    assert [item.status for item in result.recipients].count(RecipientStatus.IN_DOUBT) == 2
+    assert len(house.recipients) == 2
+
+
+async def test_part_of_a_dead_worker_is_sent_again_where_the_producer_allows_it_and_no_other_one() -> None:
+    house, people = small(2), crowd(4)
+    result = only(await crashed_over_the_second_part(house, people, on_doubt="resend"))
+    assert result.status is DeliveryStatus.ACCEPTED
+    assert house.recipients[1] == house.recipients[2]
+    assert len(house.recipients) == 3
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        pytest.param(PickupDirectory(PurePath("/pickup"), PurePath("/staging"), PickupFlavour.EXCHANGE), id="pickup"),
+        pytest.param(GRAPH, id="graph"),
+    ],
+)
+async def test_part_for_a_reader_of_headers_names_nobody_of_another_part(endpoint: Endpoint) -> None:
+    house, people = small(3, endpoint=endpoint), crowd(5)
+    object.__setattr__(house.courier, "transports", {type(endpoint): house.transport})
+    await until_final(house, people)
+    for _, envelope, message in house.transport.sent:
+        assert message.visible == set(envelope.rcpt_to)
+    assert len({message.message_id for _, _, message in house.transport.sent}) == 1
+
+
+async def test_exchange_pickup_directory_gets_a_hundred_recipients_a_file() -> None:
+    place = PickupDirectory(PurePath("/pickup"), PurePath("/staging"), PickupFlavour.EXCHANGE)
+    house = House(directory(mailbox("platform", endpoint=place), default="platform"))
+    object.__setattr__(house.courier, "transports", {PickupDirectory: house.transport})
+    await until_final(house, crowd(250))
+    assert [len(group) for group in house.recipients] == [100, 100, 50]
 
 
 async def test_single_recipient_that_is_too_many_waits_as_usual(house: House) -> None:

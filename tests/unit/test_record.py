@@ -20,6 +20,7 @@ FULL = Progress(
     replays=1,
     group=4,
     cap=8,
+    handed=frozenset({OMAR}),
 )
 
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from worker.domain.delivery import Broken, Fault, Stage
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Limits
+from worker.domain.mailbox import Limits, Mailbox, PickupDirectory, TooMany
 from worker.domain.message import OutgoingMessage
+
+
+def most_at_once(mailbox: Mailbox) -> int | None:
+    """How many recipients one submission may have, if mails with more are split; None: as many as there are."""
+    if mailbox.too_many is TooMany.REFUSE:
+        return None
+    readers = (way.flavour.recipients for way in mailbox.channels if isinstance(way, PickupDirectory))
+    return min(filter(None, (mailbox.limits.recipients_per_message, *readers)), default=None)
 
 
 def beyond(limits: Limits, envelope: Envelope, message: OutgoingMessage) -> Broken | None:

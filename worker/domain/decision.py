@@ -202,7 +202,7 @@ def after_attempt(trial: Trial, judgement: Judgement, paused_until: datetime | N
     if overall(outcomes) is DeliveryStatus.DEFERRED:
         when = _next(trial, progress, judgement, paused_until)
     case = replace(trial.case, progress=replace(before, attempts=before.attempts + 1))
-    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None) or barred_verdict(outcomes)
+    verdict = judgement.verdict or (_IN_TURN if trial.waiting else None) or _of_earlier_parts(outcomes)
     return _decide(replace(trial, case=case), outcomes, verdict, when, progress)
 
 
@@ -338,6 +338,21 @@ def _goes_on(trial: Trial, judgement: Judgement) -> bool:
 
 def _in_turn(trial: Trial) -> Mapping[AddrSpec, Outcome]:
     return dict.fromkeys(trial.waiting, Outcome(RecipientStatus.DEFERRED, None, _IN_TURN.kind))
+
+
+def _of_earlier_parts(outcomes: Mapping[AddrSpec, Outcome]) -> Verdict | None:
+    """What to tell of a mail whose last part went well while another one may not have."""
+    doubts = sum(outcome.status is RecipientStatus.IN_DOUBT for outcome in outcomes.values())
+    if not doubts:
+        return barred_verdict(outcomes)
+    return Verdict(
+        "in-doubt/part",
+        Scope.MESSAGE,
+        Action.DOUBT,
+        f"It was split, and of the part for {doubts} of its recipients nobody knows whether it was accepted.",
+        "Look for the Message-ID in the mailbox's Sent Items or in the message trace, then: "
+        "postlane doubt resolve ID --accepted (or --not-sent).",
+    )
 
 
 def _regrouped(progress: Progress, tried: Sequence[AddrSpec], judgement: Judgement) -> Progress:

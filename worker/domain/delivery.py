@@ -163,6 +163,7 @@ class Progress:
         replays: how often a person has sent it on its way again after its end.
         group: most recipients of the next submission, because one among them spoils it for all; 0: all of them.
         cap: most recipients of any submission, because the server never takes more; 0: as many as there are.
+        handed: who had a part in the submission that is being handed over, if not all open recipients have.
     """
 
     first_seen: datetime
@@ -175,10 +176,16 @@ class Progress:
     replays: int = 0
     group: int = 0
     cap: int = 0
+    handed: frozenset[AddrSpec] = frozenset()
 
-    def turn(self, still_open: Sequence[AddrSpec]) -> tuple[AddrSpec, ...]:
-        """The recipients of the next submission. Each spent attempt begins with another one: none is starved."""
-        size = min(filter(None, (self.group, self.cap)), default=0)
+    def turn(self, still_open: Sequence[AddrSpec], most: int | None = None) -> tuple[AddrSpec, ...]:
+        """The recipients of the next submission. Each spent attempt begins with another one: none is starved.
+
+        Args:
+            still_open: recipients without a submission so far.
+            most: that the mailbox takes at once; None: no limit.
+        """
+        size = min(filter(None, (self.group, self.cap, most)), default=0)
         if not size or size >= len(still_open):
             return tuple(still_open)
         first = self.attempts % len(still_open)
@@ -194,6 +201,7 @@ class Progress:
             attempts=self.attempts + spent,
             waits=0,
             slot=None,
+            handed=frozenset(),
             settled={**self.settled, **with_doubt(done, self.doubted | doubted)},
             doubted=(self.doubted | doubted) - done.keys(),
         )
@@ -208,6 +216,7 @@ def merged(recorded: Progress, carried: Progress) -> Progress:
         replays=max(recorded.replays, carried.replays),
         group=recorded.group or carried.group,
         cap=recorded.cap or carried.cap,
+        handed=recorded.handed,
         settled={**carried.settled, **recorded.settled},
         doubted=(recorded.doubted | carried.doubted) - recorded.settled.keys() - carried.settled.keys(),
     )

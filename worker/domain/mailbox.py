@@ -160,6 +160,11 @@ class PickupFlavour(StrEnum):
     IIS = "iis"
     EXCHANGE = "exchange"
 
+    @property
+    def recipients(self) -> int | None:
+        """Most recipients of one file; None: no limit. PickupDirectoryMaxRecipientsPerMessage is 100 by default."""
+        return 100 if self is PickupFlavour.EXCHANGE else None
+
 
 @dataclass(frozen=True, slots=True)
 class PickupDirectory:
@@ -199,6 +204,17 @@ class GraphEndpoint:
 Endpoint = SmtpEndpoint | GraphEndpoint | PickupDirectory
 
 
+def reads_headers(endpoint: Endpoint) -> bool:
+    """Whether its recipients are those whom the headers name, whatever the envelope is."""
+    match endpoint:
+        case GraphEndpoint():
+            return True
+        case PickupDirectory(flavour=flavour):
+            return flavour is PickupFlavour.EXCHANGE
+        case SmtpEndpoint():
+            return False
+
+
 class Rank(StrEnum):
     """Which server of a pool is taken first: the scope's default, then high, normal and low."""
 
@@ -225,6 +241,13 @@ class Limits:
     recipients_per_day: int | None = None
     recipients_per_message: int | None = None
     max_size: int | None = None
+
+
+class TooMany(StrEnum):
+    """What becomes of a mail with more recipients than one submission takes: several submissions, or a refusal."""
+
+    SPLIT = "split"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +326,7 @@ class Mailbox:
         redirect: likewise, and it wins: the sandbox of a test installation.
         suppress: decide everything, send nothing.
         held: why it takes no mail at the moment; None: it does.
+        too_many: what becomes of a mail with more recipients than it takes at once.
     """
 
     name: str
@@ -324,6 +348,7 @@ class Mailbox:
     suppress: bool = False
     further: tuple[Endpoint, ...] = ()
     held: Held | None = None
+    too_many: TooMany = TooMany.SPLIT
 
     @property
     def channels(self) -> tuple[Endpoint, ...]:

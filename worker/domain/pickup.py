@@ -7,9 +7,7 @@ from worker.domain.envelope import Envelope
 from worker.domain.mailbox import PickupFlavour
 from worker.domain.message import OutgoingMessage
 
-# Defaults of Exchange's Pickup directory: PickupDirectoryMaxRecipientsPerMessage, PickupDirectoryMaxHeaderSize.
-EXCHANGE_RECIPIENTS = 100
-EXCHANGE_HEADER = 64 * 1024  # octets
+EXCHANGE_HEADER = 64 * 1024  # octets: the default of Exchange's PickupDirectoryMaxHeaderSize
 
 
 def pickup_file(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMessage) -> bytes:
@@ -33,8 +31,8 @@ def unfit(flavour: PickupFlavour, envelope: Envelope, message: OutgoingMessage, 
     if names_others(envelope, message):
         return "some recipients have the mail already, and Exchange would send it to everybody that its headers name"
     header = content.find(b"\r\n\r\n")
-    if len(envelope.rcpt_to) > EXCHANGE_RECIPIENTS:
-        return f"{len(envelope.rcpt_to)} recipients, the Exchange pickup directory takes {EXCHANGE_RECIPIENTS}"
+    if (most := flavour.recipients) is not None and len(envelope.rcpt_to) > most:
+        return f"{len(envelope.rcpt_to)} recipients, the Exchange pickup directory takes {most}"
     if header > EXCHANGE_HEADER:
         return f"headers of {header} octets, the Exchange pickup directory takes {EXCHANGE_HEADER}"
     return ""

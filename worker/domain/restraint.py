@@ -6,7 +6,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from contracts.address import AddrSpec
@@ -81,7 +81,11 @@ def redirect_of(mailbox: Mailbox, restraint: Restraint) -> Redirect | None:
 
 
 def outgoing(
-    notification: Notification, chosen: Route, restraint: Restraint, recipients: Sequence[AddrSpec]
+    notification: Notification,
+    chosen: Route,
+    restraint: Restraint,
+    recipients: Sequence[AddrSpec],
+    turn: Callable[[Sequence[AddrSpec]], Sequence[AddrSpec]] = tuple,
 ) -> Outgoing | Refusal:
     """Apply redirect and allowed domains.
 
@@ -90,6 +94,7 @@ def outgoing(
         chosen: its mailbox.
         restraint: of its scope.
         recipients: those that are still open.
+        turn: who of those that may be reached has a part in this submission; a redirected mail is one for all.
     """
     mailbox, everybody = chosen.mailbox, tuple(recipients)
     shown = presented(notification, chosen)
@@ -104,7 +109,8 @@ def outgoing(
             f"Mailbox {mailbox.name!r} may not send to any of the recipients' domains.",
             f"Add the domains to `allowed_domains` of mailbox {mailbox.name!r}, or correct the recipients.",
         )
-    return Outgoing(_without(shown, mailbox), reached, reached, chosen, barred)
+    now = tuple(turn(reached))
+    return Outgoing(_without(shown, mailbox), now, now, chosen, barred)
 
 
 def barred_verdict(outcomes: Mapping[AddrSpec, Outcome]) -> Verdict | None:

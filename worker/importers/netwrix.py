@@ -265,7 +265,7 @@ def _most(section: Section, findings: Findings) -> int:
         findings.note(
             "recipients.limit",
             section.at("MaxRecipients"),
-            f"the product drops every recipient after the first {number}; we never do that in silence",
+            f"the product drops every recipient after the first {number}; here they get it in further submissions",
         )
     return number
 

@@ -38,7 +38,7 @@ class PickupTransport:
         content = pickup_file(place.flavour, envelope, message)
         if reason := unfit(place.flavour, envelope, message, content):
             return Broken(Stage.FILE, Fault.TOO_MANY, reason)
-        name = f"{uuid.uuid5(_NAMESPACE, message.message_id)}.eml"
+        name = f"{uuid.uuid5(_NAMESPACE, _part(envelope, message))}.eml"
         try:
             staged = await asyncio.to_thread(_stage, place, name, content)
         except OSError as error:
@@ -49,6 +49,11 @@ class PickupTransport:
             return await asyncio.to_thread(_handed_over, place, staged, name)
         finally:
             await asyncio.to_thread(staged.unlink, missing_ok=True)
+
+
+def _part(envelope: Envelope, message: OutgoingMessage) -> str:
+    """What a file is known by: the parts of a split mail have one Message-ID, each has its recipients."""
+    return " ".join([message.message_id, *sorted(map(str, envelope.rcpt_to))])
 
 
 def _handed_over(place: PickupDirectory, staged: Path, name: str) -> HandedOver | Broken:

@@ -120,7 +120,7 @@ class SqlLedger:
 
     async def handing_over(self, claimed: Claimed) -> bool:
         """Mark it, if it is still ours."""
-        return await self._do(claimed.key, lambda page, view: pages.mark(page, claimed.epoch, view))
+        return await self._do(claimed.key, lambda page, view: pages.mark(page, claimed, view))
 
     async def settle(self, claimed: Claimed, settlement: Settlement) -> tuple[Result, ...] | None:
         """Give it back. Waits until the store is there."""

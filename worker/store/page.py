@@ -153,10 +153,12 @@ def claim(page: Page, digest: str, progress: Progress, now: datetime, view: Stan
     return claimed, replace(taken, digest=digest)
 
 
-def mark(page: Page | None, epoch: int, view: Standpoint) -> tuple[bool, Page | None]:
-    """Whether it may be handed over now; then it says so from here on."""
-    if page is None or not _ours(page, epoch, view) or page.unwanted:
+def mark(page: Page | None, claimed: Claimed, view: Standpoint) -> tuple[bool, Page | None]:
+    """Whether it may be handed over now; then it says so from here on, and to whom if not to everybody."""
+    if page is None or not _ours(page, claimed.epoch, view) or page.unwanted:
         return False, page
+    if claimed.progress.handed:
+        return True, replace(page, stage=Stage.DOT, progress=record.progress_text(claimed.progress))
     return True, page if page.stage == Stage.DOT else replace(page, stage=Stage.DOT)
 
 

@@ -92,6 +92,8 @@ def progress_text(progress: Progress) -> str:
         fields["settled"] = [[*_person(rcpt), *_outcome(outcome)] for rcpt, outcome in progress.settled.items()]
     if progress.doubted:
         fields["doubted"] = sorted(_person(rcpt) for rcpt in progress.doubted)
+    if progress.handed:
+        fields["handed"] = sorted(_person(rcpt) for rcpt in progress.handed)
     if progress.waits:
         fields["waits"] = progress.waits
     if progress.told:
@@ -121,6 +123,7 @@ def progress(text: str) -> Progress:
         replays=fields.get("replays", 0),
         group=fields.get("group", 0),
         cap=fields.get("cap", 0),
+        handed=frozenset(AddrSpec(local, domain) for local, domain in fields.get("handed", ())),
     )
 
 

@@ -4,6 +4,7 @@ import grp
 import os
 import stat
 import uuid
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -12,11 +13,11 @@ import pytest
 from contracts.address import parse
 from tests.adapters.pickup.checker import collect
 from tests.adapters.pickup.conftest import Place
-from tests.factories import JANA
+from tests.factories import JANA, NOON, notification
 from worker.domain.delivery import Broken, Fault, HandedOver, Stage
 from worker.domain.envelope import Envelope
 from worker.domain.mailbox import PickupFlavour
-from worker.domain.message import OutgoingMessage
+from worker.domain.message import OutgoingMessage, compose
 
 CONTENTS: dict[str, dict[str, object]] = {
     "plain": {},
@@ -158,6 +159,15 @@ async def test_name_is_the_mails_own_and_always_the_same(place: Place) -> None:
     assert not any("contoso" in name or name == "one" for name in names)
     await place.submit(id="one")
     assert {path.stem for path in place.files} == names
+
+
+async def test_parts_of_a_split_mail_lie_side_by_side_and_a_part_written_twice_is_one_file(place: Place) -> None:
+    message = compose(notification(bcc=people(3)), place.mailbox(), [], NOON)
+    for rcpt in (JANA, *map(parse, people(3)), JANA):
+        outcome = await place.submit_message(message, Envelope.of(parse("noreply@contoso.com"), [rcpt]))
+        assert isinstance(outcome, HandedOver)
+    reached = [collect(path, PickupFlavour.IIS).recipients for path in place.files]
+    assert sorted(map(str, chain.from_iterable(reached))) == sorted(map(str, [JANA, *people(3)]))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])

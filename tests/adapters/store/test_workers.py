@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -22,7 +23,7 @@ from tests.adapters.store.test_ledger import (
     in_state,
     shown,
 )
-from tests.factories import NOON, result
+from tests.factories import JANA, NOON, OMAR, result
 from worker.domain.delivery import Key
 from worker.ports import Claimed, Doubtful, Settlement, Unpublished
 
@@ -267,3 +268,29 @@ async def test_what_is_finished_told_and_old_is_forgotten_and_nothing_else(durab
     assert await store.swept() == 1
     rows = await durable.sql("SELECT id FROM notification ORDER BY id")
     assert [row[0] for row in rows] == ["n-1", "n-2", "n-3", "n-4"]
+
+
+async def test_mark_of_a_part_says_whose_it_was(durable: Backend) -> None:
+    dead, heir = await durable.worker(), await durable.worker()
+    claim = await claimed(dead)
+    part = replace(claim.progress, handed=frozenset({JANA}))
+    assert await dead.handing_over(replace(claim, progress=part))
+    await durable.fall_silent(dead)
+    doubtful = await heir.claim(KEY, "d", FIRST, NOON)
+    assert isinstance(doubtful, Doubtful)
+    assert doubtful.claimed.progress.handed == {JANA}
+
+
+async def test_mark_of_the_next_part_replaces_the_one_before_it(durable: Backend) -> None:
+    dead, heir, last = await durable.worker(), await durable.worker(), await durable.worker()
+    claim = await claimed(dead)
+    assert await dead.handing_over(replace(claim, progress=replace(claim.progress, handed=frozenset({JANA}))))
+    await durable.fall_silent(dead)
+    doubtful = await heir.claim(KEY, "d", FIRST, NOON)
+    assert isinstance(doubtful, Doubtful)
+    further = replace(doubtful.claimed.progress, handed=frozenset({OMAR}))
+    assert await heir.handing_over(replace(doubtful.claimed, progress=further))
+    await durable.fall_silent(heir)
+    found = await last.claim(KEY, "d", FIRST, NOON)
+    assert isinstance(found, Doubtful)
+    assert found.claimed.progress.handed == {OMAR}
