@@ -103,7 +103,7 @@ class Installation:
 
     def _environment(self) -> Mapping[str, str]:
         given = environment_of(self.address, self.topology, self.mailboxes, self.directory, self.settings)
-        return {**given, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return {**given, "PYTHONPATH": os.pathsep.join(sys.path), **self.settings}
 
 
 def bound_by_rights() -> tuple[str, ...]:
