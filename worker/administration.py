@@ -2,7 +2,7 @@
 
 What the mailboxes file says is managed there and stays as it is; the store adds to it. The very same checks apply to
 both. A mailbox in the store that cannot be used keeps its place, so that its tenants' mail waits and never leaves
-through somebody else's server.
+through somebody else's server; a draft has no place until nothing is missing.
 """
 
 from __future__ import annotations
@@ -15,25 +15,39 @@ from typing import Any
 
 from contracts.address import parse
 from worker import mailbox_file
-from worker.domain.document import led_astray, masked, merged, new_references, parted, reconnects, wanted, whole
-from worker.domain.mailbox import Directory, Held, Mailbox, SmtpEndpoint, Tls
+from worker.domain import part
+from worker.domain.document import (
+    lacking,
+    led_astray,
+    masked,
+    merged,
+    new_references,
+    parted,
+    plain,
+    reconnects,
+    supposed,
+    wanted,
+    whole,
+)
+from worker.domain.mailbox import Directory, Held, Mailbox, SmtpEndpoint, Stop, Tls
 from worker.events import Crashed, MailboxesChanged, MailboxUnusable
 from worker.mailbox_file import MailboxFileError
 from worker.ports import Observe, StoreDown
 from worker.sealing import CannotOpen, Keyring
-from worker.store.mailboxes import Contents, Entry, Line, Pause, SqlMailboxes, Stale
+from worker.store.mailboxes import Contents, Entry, KeptPart, Line, Pause, SqlMailboxes, Stale
 from worker.unusable import Unusable
 
 LOOK = 1.0  # seconds between looks at the number of the latest change
+_AGAIN = timedelta(minutes=1)
 _NOWHERE = parse("nobody@invalid.invalid")
 _PLACEHOLDER = "not set"
 _NO_KEY = (
     "POSTLANE_SECRETS__KEY is not set, so secrets cannot be kept in the store. Make a key with `postlane secret key`, "
-    "give it to all workers, or write a reference, file:PATH or env:NAME, in place of the secret."
+    "give it to all workers, or write a reference, file:PATH, env:NAME or keyvault:ADDRESS, in place of the secret."
 )
 _ELSEWHERE = "give it again: the server or authority was changed, and a kept secret is never shown to another one"
 _NO_REFERENCE = (
-    "files and variables of the workers cannot be named over the API; give the secret itself, or set "
+    "files, variables and key vaults of the workers cannot be named over the API; give the secret itself, or set "
     "POSTLANE_API__REFERENCES=true"
 )
 
@@ -87,8 +101,10 @@ class Shown:
 
     Attributes:
         source: `file` or `store`; what is the file's cannot be changed here.
-        state: `ok`, `disabled`, `paused`, `unusable` or `shadowed` (the file has one of this name).
+        state: `ok`, `disabled`, `paused`, `unusable`, `incomplete` (a draft) or `shadowed` (the file has one of this
+            name).
         settings: its keys as in the mailboxes file; of a secret only whether it is set.
+        missing: keys that a draft lacks.
     """
 
     name: str
@@ -101,6 +117,7 @@ class Shown:
     revision: int | None = None
     changed_at: datetime | None = None
     changed_by: str | None = None
+    missing: tuple[str, ...] = ()
 
     @property
     def managed(self) -> bool:
@@ -174,7 +191,10 @@ class Directories:
                 if mailbox.held is not None and mailbox.held.unusable and news:
                     self._observe(MailboxUnusable(mailbox.name, mailbox.held.why, mailbox.held.remedy))
             self._number = contents.number
-            self._until = min((each.until for each in contents.pauses if each.until is not None), default=None)
+            ends = [each.until for each in contents.pauses if each.until is not None]
+            if any(each.held is not None and each.held.unusable for each in made.mailboxes.values()):
+                ends.append(now + _AGAIN)  # a file or a key vault that was out of reach may be back
+            self._until = min(ends, default=None)
 
     async def watch(self) -> None:
         """Look again and again."""
@@ -209,9 +229,14 @@ class Administration:
         contents = await self._kept.contents()
         made = await asyncio.to_thread(effective, self._base, contents, self._keyring)
         pauses = {pause.mailbox: pause for pause in contents.pauses}
+        holding, _ = amended(self._base, contents.parts)
+        kept = {each.name: each for each in contents.parts}
         of_file = [
-            _shown(made.mailboxes[name], pauses.get(name), "file", masked(document, ()))
-            for name, document in self._base.mailboxes.items()
+            _of_file(
+                _shown(made.mailboxes[name], pauses.get(name), "file", masked(document, ())),
+                kept.get(str(part.mailbox(name))),
+            )
+            for name, document in holding.mailboxes.items()
         ]
         return of_file + [self._of_store(entry, made, pauses.get(entry.name)) for entry in contents.entries]
 
@@ -260,6 +285,10 @@ class Administration:
             Changed: its revision is not as expected (None: any will do).
             NotThere, Managed, Invalid: as above.
         """
+        if self._base.named(name) == name:
+            shown = (await self.one(name)).settings
+            keys = [key for key in {**shown, **document} if shown.get(key) != document.get(key)]
+            return await self._edit(name, {key: document.get(key) for key in keys}, "mailbox set", actor, expected)
         contents, entry = await self._mine(name, expected)
         await self._put(name, document, entry, contents, Line(actor, "mailbox set", name), references=references)
         return await self.one(name)
@@ -267,11 +296,13 @@ class Administration:
     async def change(
         self, name: str, patch: Mapping[str, Any], actor: str, expected: int | None = None, *, references: bool = True
     ) -> Shown:
-        """Change some settings by a merge patch (RFC 7396).
+        """Change some settings by a merge patch (RFC 7396); of a mailbox of the file's those that it calls editable.
 
         Raises:
             Changed, NotThere, Managed, Invalid: as above.
         """
+        if self._base.named(name) == name:
+            return await self._edit(name, patch, "mailbox set", actor, expected)
         contents, entry = await self._mine(name, expected)
         document = merged(entry.document, patch)
         await self._put(name, document, entry, contents, Line(actor, "mailbox set", name), references=references)
@@ -283,8 +314,11 @@ class Administration:
         Raises:
             Changed, NotThere, Managed, Invalid: as above.
         """
+        action = "mailbox enable" if on else "mailbox disable"
+        if self._base.named(name) == name:
+            return await self._edit(name, {"enabled": on}, action, actor, expected)
         contents, entry = await self._mine(name, expected)
-        line = Line(actor, "mailbox enable" if on else "mailbox disable", name)
+        line = Line(actor, action, name)
         await self._put(name, {**entry.document, "enabled": on}, entry, contents, line)
         return await self.one(name)
 
@@ -374,6 +408,10 @@ class Administration:
             why = f"The mailboxes file has {other!r}, which is used in its place."
             remedy = "Remove one of the two."
             shown = Shown(entry.name, "store", "shadowed", why, remedy, paused=pause, settings=settings)
+        elif missing := lacking(entry.document, entry.secrets.keys()):
+            why = f"It is not used until nothing is missing: {', '.join(missing)}."
+            remedy = f"Give what is missing: postlane mailbox set {entry.name}"
+            shown = Shown(entry.name, "store", "incomplete", why, remedy, pause, settings, missing=missing)
         else:
             shown = _shown(made.mailboxes[entry.name], pause, "store", settings)
         return replace(shown, revision=entry.revision, changed_at=entry.changed_at, changed_by=entry.changed_by)
@@ -381,6 +419,33 @@ class Administration:
     def _not_of_file(self, name: str) -> None:
         if (other := self._base.named(name)) is not None:
             raise Managed(f"Mailbox {other!r} is managed in the mailboxes file: change it there.")
+
+    async def _edit(self, name: str, patch: Mapping[str, Any], action: str, actor: str, expected: int | None) -> Shown:
+        """Change editable keys of a mailbox of the file's; a key that is taken away is the file's again."""
+        editable = self._base.mailboxes[name].get("editable", ())
+        if barred := [key for key in patch if key not in editable]:
+            words = f"only {', '.join(editable)} may be changed here" if editable else "change it there"
+            raise Managed(f"Mailbox {name!r} is managed in the mailboxes file, {', '.join(barred)} too: {words}.")
+        where_kept, contents = part.mailbox(name), await self._kept.contents()
+        kept = next((each for each in contents.parts if each.name == str(where_kept)), None)
+        if expected is not None and expected != (kept.revision if kept else 0):
+            raise _changed(name)
+        document = merged(kept.document if kept else {}, patch)
+        await asyncio.to_thread(self._check_edited, name, document, contents)
+        mended = name if patch.keys() & {"host", "port", "tls"} else None
+        line, revision = Line(actor, action, name, ", ".join(sorted(patch))), kept.revision if kept else None
+        try:
+            await self._kept.put_part(str(where_kept), document, line, expected=revision, mended=mended)
+        except Stale:
+            raise _changed(name) from None
+        return await self.one(name)
+
+    def _check_edited(self, name: str, document: Mapping[str, Any], contents: Contents) -> None:
+        others, _ = amended(self._base, [each for each in contents.parts if each.name != str(part.mailbox(name))])
+        try:
+            mailbox_file.assembled(part.within(others.tree, part.mailbox(name), document), others.environment)
+        except MailboxFileError as error:
+            raise Invalid(_lines(name, error)) from None
 
     async def _mine(self, name: str, expected: int | None) -> tuple[Contents, Entry]:
         contents = await self._kept.contents()
@@ -407,11 +472,14 @@ class Administration:
             after = parted(document, before)
         except ValueError as error:
             raise Invalid(str(error)) from None
+        if "editable" in after.document:
+            raise Invalid("editable: belongs into the mailboxes file; what the store has can all be changed")
         if not references and (named := new_references(before, after.document)):
             raise Invalid("\n".join(f"{key}: {_NO_REFERENCE}" for key in named))
         await asyncio.to_thread(self._check, name, after.document, contents)
         there = entry.secrets if entry else {}
-        if astray := [place for place in led_astray(before or {}, after) if place in there]:
+        lacked = lacking(before or {}, there.keys())
+        if astray := [place for place in led_astray(before or {}, after, lacked) if place in there]:
             raise Invalid("\n".join(f"{place}: {_ELSEWHERE}" for place in astray))
         if after.given and self._keyring.newest is None:
             raise Invalid("\n".join(f"{place}: {_NO_KEY}" for place in after.given))
@@ -427,20 +495,23 @@ class Administration:
 
     def _check(self, name: str, document: Mapping[str, Any], contents: Contents) -> None:
         """The same checks as the mailboxes file's, with everything else that is there."""
+        base, _ = amended(self._base, contents.parts)
         secrets = dict.fromkeys(wanted(document), _PLACEHOLDER)
         others = [each for each in contents.entries if each.name != name and not self._base.named(each.name)]
         usable = {
-            each.name: whole(each.document, dict.fromkeys(wanted(each.document), _PLACEHOLDER)) for each in others
+            each.name: whole(each.document, dict.fromkeys(wanted(each.document), _PLACEHOLDER))
+            for each in others
+            if not lacking(each.document, each.secrets.keys())
         }
-        usable = {key: value for key, value in usable.items() if _alone(key, value, self._base) is None}
+        usable = {key: value for key, value in usable.items() if _alone(key, value, base) is None}
         defaults = [key for key, value in usable.items() if value.get("default")]
         if document.get("default") and (known := self._base.tree.get("default") or next(iter(defaults), None)):
             raise Invalid(f"default: the platform's default mailbox is {known!r} already")
         try:
-            _assembled(self._base, {**usable, name: whole(document, secrets)})
+            draft = supposed(document, lacking(document, secrets.keys()))
+            _assembled(base, {**usable, name: whole(draft, secrets)})
         except MailboxFileError as error:
-            lines = str(error).splitlines()
-            raise Invalid("\n".join(line.removeprefix(f"mailboxes.{name}.") for line in lines)) from None
+            raise Invalid(_lines(name, error)) from None
         except (AttributeError, TypeError):
             raise Invalid("it must be an object with the keys of a mailbox") from None
 
@@ -456,14 +527,20 @@ def effective(base: Base, contents: Contents, keyring: Keyring) -> Directory:
     Raises:
         MailboxFileError: the file's own are wrong.
     """
-    entries = [entry for entry in contents.entries if base.named(entry.name) is None]
+    entries = [
+        entry
+        for entry in contents.entries
+        if base.named(entry.name) is None and not lacking(entry.document, entry.secrets.keys())
+    ]
+    open_to_all = part.TENANTS not in base.tree
+    base, _ = amended(base, contents.parts)
     held: dict[str, Held] = {}
     usable: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        document, lacking = _opened(entry, keyring)
+        document, locked = _opened(entry, keyring)
         problem = _alone(entry.name, document, base)
-        if lacking:
-            held[entry.name] = _lacking(entry.name, lacking)
+        if locked:
+            held[entry.name] = _locked(entry.name, locked)
         if problem:
             held[entry.name] = _broken(entry.name, problem)
         else:
@@ -480,13 +557,95 @@ def effective(base: Base, contents: Contents, keyring: Keyring) -> Directory:
     return replace(
         made,
         default=made.default or default,
+        open=open_to_all and made.tenants is not None,
         mailboxes={name: replace(each, held=held[name]) if name in held else each for name, each in together.items()},
     )
 
 
+def amended(base: Base, parts: Iterable[KeptPart]) -> tuple[Base, Mapping[str, str]]:
+    """The file with what is kept beside it: scopes, producers, and keys of its mailboxes that it calls editable.
+
+    What the file says about a scope stays; only the stop switch of the store is added to it. A scope that has gone
+    wrong stops its mail: nobody knows what it was to be kept from.
+
+    Returns:
+        The file as it holds, and what is wrong with parts that do not.
+    """
+    taken: list[tuple[part.Part, Mapping[str, Any]]] = []
+    wrong: dict[str, str] = {}
+    for kept in parts:
+        at = _part(kept.name)
+        found = _beside(base, at, kept.document)
+        if isinstance(found, str):
+            wrong[kept.name] = found
+        elif found:
+            taken.append((at, found))
+    together = _with(base, taken)
+    if not taken or _problem(together) is None:
+        return together, wrong
+    made = base
+    for at, document in taken:
+        tried = _with(made, [(at, document)])
+        if (fault := _problem(tried)) is None:
+            made = tried
+            continue
+        wrong[str(at)] = fault
+        if at.restrains:
+            made = _with(made, [(at, {"stop": str(Stop.HOLD)})])
+    return made, wrong
+
+
+def problem_of(base: Base, at: part.Part, document: Mapping[str, Any]) -> str | None:
+    """What would be wrong with this part beside the file, a line for each mistake, without the place of the part."""
+    found = _beside(base, at, document)
+    if isinstance(found, str):
+        return found
+    problem = _problem(_with(base, [(at, found)]))
+    if problem is None:
+        return None
+    place = f"{'.'.join(at.steps)}."
+    return "\n".join(line.removeprefix(place) for line in problem.splitlines())
+
+
+def _part(name: str) -> part.Part:
+    return part.mailbox(name.partition("/")[2]) if name.startswith(f"{part.MAILBOXES}/") else part.named(name)
+
+
+def _beside(base: Base, at: part.Part, document: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    """What counts of a document beside what the file says, or why nothing does."""
+    said = part.found(base.tree, at)
+    if at.kind == part.MAILBOXES:
+        if said is None:
+            return "the mailboxes file has no such mailbox any more"
+        return {key: value for key, value in document.items() if key in said.get("editable", ())}
+    if at.kind == part.PRODUCERS:
+        if part.PRODUCERS not in base.tree:
+            return "the mailboxes file lists no producers, so everybody who may publish is trusted"
+        return document if said is None else "the mailboxes file lists this producer, and counts"
+    if said is None:
+        return document
+    stop = Stop.REFUSE if Stop.REFUSE in (said.get("stop"), document.get("stop")) else document.get("stop")
+    return {"stop": stop} if stop else {}
+
+
+def _with(base: Base, parts: Iterable[tuple[part.Part, Mapping[str, Any]]]) -> Base:
+    tree: Mapping[str, Any] = base.tree
+    for at, document in parts:
+        tree = part.within(tree, at, document)
+    return replace(base, tree=tree)
+
+
+def _problem(base: Base) -> str | None:
+    try:
+        mailbox_file.assembled(base.tree, base.environment)
+    except MailboxFileError as error:
+        return str(error)
+    return None
+
+
 def _assembled(base: Base, added: Mapping[str, Mapping[str, Any]]) -> Directory:
     """A directory of the file and these; the platform's default is the file's, or the first that wants to be it."""
-    documents = {name: {key: value for key, value in each.items() if key != "default"} for name, each in added.items()}
+    documents = {name: plain(each) for name, each in added.items()}
     tree = {**base.tree, "mailboxes": {**base.mailboxes, **documents}}
     if tree.get("default") is None and (first := next((name for name in added if added[name].get("default")), None)):
         tree["default"] = first
@@ -495,9 +654,8 @@ def _assembled(base: Base, added: Mapping[str, Mapping[str, Any]]) -> Directory:
 
 def _alone(name: str, document: Mapping[str, Any], base: Base) -> str | None:
     """What is wrong with one mailbox, whatever the others are."""
-    lonely = {key: value for key, value in document.items() if key != "default"}
     try:
-        mailbox_file.assembled({"mailboxes": {name: lonely}}, base.environment)
+        mailbox_file.assembled({"mailboxes": {name: plain(document)}}, base.environment)
     except MailboxFileError as error:
         return str(error)
     return None
@@ -520,21 +678,21 @@ def _one_by_one(base: Base, usable: Mapping[str, Mapping[str, Any]], held: dict[
 def _opened(entry: Entry, keyring: Keyring) -> tuple[dict[str, Any], dict[str, str]]:
     """The document with its secrets, and what is the matter with those that cannot be had."""
     found: dict[str, str] = {}
-    lacking: dict[str, str] = {}
+    locked: dict[str, str] = {}
     for place in sorted(wanted(entry.document)):
         found[place] = _PLACEHOLDER
         if place not in entry.secrets:
-            lacking[place] = "is not set"
+            locked[place] = "is not set"
             continue
         try:
             found[place] = keyring.open(entry.secrets[place], where(entry.name, place))
         except CannotOpen as error:
-            lacking[place] = f"cannot be opened ({error})"
-    return whole(entry.document, found), lacking
+            locked[place] = f"cannot be opened ({error})"
+    return whole(entry.document, found), locked
 
 
-def _lacking(name: str, lacking: Mapping[str, str]) -> Held:
-    words = ", ".join(f"{place} {what}" for place, what in lacking.items())
+def _locked(name: str, locked: Mapping[str, str]) -> Held:
+    words = ", ".join(f"{place} {what}" for place, what in locked.items())
     return Held(
         f"Mailbox {name!r} cannot log in: {words}.",
         f"Give it again (postlane mailbox set {name}), or add the key it was sealed with to POSTLANE_SECRETS__KEY.",
@@ -590,10 +748,25 @@ def _shown(mailbox: Mailbox, pause: Pause | None, source: str, settings: Mapping
     )
 
 
+def _of_file(shown: Shown, kept: KeptPart | None) -> Shown:
+    if kept is None:
+        return shown
+    return replace(shown, revision=kept.revision, changed_at=kept.changed_at, changed_by=kept.changed_by)
+
+
 def _differing(before: Directory, after: Directory) -> Iterator[str]:
     for name in sorted(before.mailboxes.keys() | after.mailboxes.keys()):
         if before.mailboxes.get(name) != after.mailboxes.get(name):
             yield name
+    if before.restraint != after.restraint:
+        yield part.PLATFORM
+    for kind in (part.TENANTS, part.PRODUCERS):
+        old, new = (getattr(each, kind) or {} for each in (before, after))
+        yield from (f"{kind}/{name}" for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+
+
+def _lines(name: str, error: MailboxFileError) -> str:
+    return "\n".join(line.removeprefix(f"mailboxes.{name}.") for line in str(error).splitlines())
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:

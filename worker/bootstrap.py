@@ -10,13 +10,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TypeVar
 
+from pydantic import SecretStr
+
+from contracts.address import AddrSpec
 from worker import mailbox_file, sealing
 from worker.administration import Administration, Base, Directories
-from worker.api.application import Doors
+from worker.api.application import Doors, TryOut
 from worker.api.application import application as api_application
 from worker.api.tokens import TokensFile
 from worker.attachments.directory import AttachmentDirectory
@@ -26,7 +30,15 @@ from worker.broker.topology import Topology
 from worker.courier import Courier, Intake
 from worker.domain.decision import Decision
 from worker.domain.health import Finding
-from worker.domain.mailbox import Directory, GraphEndpoint, PickupDirectory, SmtpEndpoint
+from worker.domain.mailbox import (
+    Directory,
+    GraphEndpoint,
+    ManagedIdentity,
+    OAuth,
+    PickupDirectory,
+    Secret,
+    SmtpEndpoint,
+)
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
 from worker.doubts import look_into
@@ -35,6 +47,8 @@ from worker.graph import conversation
 from worker.graph.lookup import SentItems
 from worker.graph.transport import GraphTransport
 from worker.oauth.expiry import review
+from worker.oauth.keyvault import CLOUDS as VAULTS
+from worker.oauth.keyvault import KeyVault, Surroundings
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
@@ -48,10 +62,13 @@ from worker.store.inventory import inventory as inventories
 from worker.store.inventory import migrated
 from worker.store.mailboxes import SqlMailboxes
 from worker.store.opening import MEMORY, Opened, opened
+from worker.switchboard import Switchboard
 from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
 from worker.templates.renderer import NoTemplates, Renderer
+from worker.tenant_settings import TenantSettings
+from worker.tryout import Tried, tried_out
 from worker.unusable import Unusable
 
 T = TypeVar("T")
@@ -104,9 +121,35 @@ def directory(settings: Settings) -> Directory:
         SettingsError: it is wrong.
     """
     try:
-        return mailbox_file.load(settings.mailboxes.file, os.environ)
+        return mailbox_file.load(settings.mailboxes.file, surroundings(settings))
     except mailbox_file.MailboxFileError as error:
         raise SettingsError(str(error)) from error
+
+
+@cache
+def _key_vault(identity: str, tenant_id: str | None, client_secret: str | None) -> KeyVault:
+    """One for the whole process, so that its answers are kept."""
+    if tenant_id is None:
+        managed = ManagedIdentity() if identity == "system" else ManagedIdentity(client_id=identity)
+        return KeyVault(OAuth("", "", managed, f"https://{VAULTS[0]}/.default", ""))
+    authority = f"https://login.microsoftonline.com/{tenant_id}"
+    secret = Secret(SecretStr(client_secret or ""))
+    return KeyVault(OAuth(authority, identity, secret, f"https://{VAULTS[0]}/.default", ""))
+
+
+def surroundings(settings: Settings) -> Surroundings:
+    """Where mailboxes find secrets that they only name.
+
+    Raises:
+        SettingsError: an app without its secret.
+    """
+    given = settings.keyvault
+    if given.identity is None:
+        return Surroundings(os.environ, None)
+    secret = given.client_secret.get_secret_value() if given.client_secret else None
+    if (given.tenant_id is None) != (secret is None):
+        raise SettingsError("POSTLANE_KEYVAULT__TENANT_ID and POSTLANE_KEYVAULT__CLIENT_SECRET belong together.")
+    return Surroundings(os.environ, _key_vault(given.identity, given.tenant_id, secret))
 
 
 def keyring(settings: Settings) -> sealing.Keyring:
@@ -125,7 +168,7 @@ def _base(settings: Settings) -> Base:
         SettingsError: it is wrong.
     """
     directory(settings)
-    return Base(mailbox_file.read(settings.mailboxes.file), os.environ)
+    return Base(mailbox_file.read(settings.mailboxes.file), surroundings(settings))
 
 
 @asynccontextmanager
@@ -151,14 +194,29 @@ async def administration(settings: Settings) -> AsyncIterator[Administration]:
     Raises:
         Unusable: the store keeps none, or is out of reach.
     """
+    async with desks(settings) as (mailboxes, _, _):
+        yield mailboxes
+
+
+Desks = tuple[Administration, Switchboard, TenantSettings]
+
+
+@asynccontextmanager
+async def desks(settings: Settings) -> AsyncIterator[Desks]:
+    """What people and portals do to mailboxes, to scopes, and to a tenant's own settings; errors as above."""
     base, keys_at_hand = _base(settings), keyring(settings)
     try:
         async with _kept(settings) as kept:
             if kept is None:
                 raise Unusable(f"store.url is {MEMORY}: mailboxes cannot be kept there. Name a database.")
-            yield Administration(base, kept, keys_at_hand)
+            yield _desks(base, kept, keys_at_hand)
     except StoreDown as error:
         raise Unusable(str(error)) from error
+
+
+def _desks(base: Base, kept: SqlMailboxes, keys_at_hand: sealing.Keyring) -> Desks:
+    mailboxes = Administration(base, kept, keys_at_hand)
+    return mailboxes, Switchboard(base, kept), TenantSettings(mailboxes)
 
 
 async def effective(settings: Settings) -> Directory:
@@ -284,7 +342,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
         if settings.health.port:
             await stack.enter_async_context(_health(settings, worker, metrics, servers))
         if settings.api.port and stored is not None:
-            doors = Doors(Administration(base, stored, keyring(settings)), kept, servers, directories.look)
+            mailboxes, scopes, tenants = _desks(base, stored, keyring(settings))
+            sending = _trying_out(courier, directories)
+            doors = Doors(mailboxes, scopes, tenants, kept, servers, directories.look, sending)
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
         await stack.enter_async_context(_reviewing(directories, observe))
@@ -311,7 +371,7 @@ async def looked_at(settings: Settings, name: str) -> Finding:
     """
     mailbox = (await effective(settings)).mailboxes.get(name)
     if mailbox is None:
-        raise Unusable(f"There is no mailbox {name!r}: postlane mailbox list shows them.")
+        raise Unusable(f"There is no mailbox {name!r} that could be used: see postlane mailbox show {name}")
     tokens = msal_tokens(settings, lambda _event: None)
     try:
         return await look(mailbox, tokens)
@@ -329,16 +389,52 @@ async def api(settings: Settings) -> AsyncIterator[None]:
     """
     async with AsyncExitStack() as stack:
         observe = LogEvents(settings.worker.name)
-        desk = await stack.enter_async_context(administration(settings))
-        kept = await stack.enter_async_context(store(settings))
-        tokens = msal_tokens(settings, observe)
-        stack.callback(tokens.close)
+        mailboxes, scopes, tenants = await stack.enter_async_context(desks(settings))
         stored = await stack.enter_async_context(_kept(settings))
         directories = Directories(_base(settings), stored, keyring(settings), observe)
+        courier, found = await stack.enter_async_context(_alone(settings, directories.current, observe))
+        tokens = msal_tokens(settings, observe)
+        stack.callback(tokens.close)
         servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
         stack.push_async_callback(servers.close)
-        await stack.enter_async_context(_api(settings, Doors(desk, kept, servers, directories.look)))
+        sending = _trying_out(courier, directories)
+        doors = Doors(mailboxes, scopes, tenants, found.books, servers, directories.look, sending)
+        await stack.enter_async_context(_api(settings, doors))
         yield
+
+
+@asynccontextmanager
+async def _alone(settings: Settings, mailboxes: Directory, observe: Observe) -> AsyncIterator[tuple[Courier, Opened]]:
+    """A courier without a broker, for test mails."""
+    try:
+        async with AsyncExitStack() as stack:
+            found = await stack.enter_async_context(_opened(settings))
+            tokens = msal_tokens(settings, observe)
+            stack.callback(tokens.close)
+            graph = GraphTransport(tokens, graph_timeouts(settings))
+            stack.push_async_callback(graph.close)
+            yield _courier(settings, mailboxes, found, tokens, graph, observe, stack), found
+    except StoreDown as error:
+        raise Unusable(str(error)) from error
+
+
+async def tested(settings: Settings, name: str, to: AddrSpec, *, even_disabled: bool) -> Tried:
+    """Send a test mail over one mailbox.
+
+    Raises:
+        Unusable: there is no such mailbox, it is switched off, or the store is out of reach.
+    """
+    mailboxes = await effective(settings)
+    async with _alone(settings, mailboxes, lambda _event: None) as (courier, _):
+        return await tried_out(courier, mailboxes, name, to, token_hex(8), even_disabled=even_disabled)
+
+
+def _trying_out(courier: Courier, directories: Directories) -> TryOut:
+    async def send(name: str, to: AddrSpec, *, even_disabled: bool) -> Tried:
+        mailboxes = await directories.loaded()
+        return await tried_out(courier, mailboxes, name, to, token_hex(8), even_disabled=even_disabled)
+
+    return send
 
 
 @asynccontextmanager

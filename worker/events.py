@@ -44,7 +44,7 @@ class MailboxesChanged:
 
     Attributes:
         number: of the change.
-        changed: names of mailboxes that were added, changed or removed.
+        changed: names of mailboxes, scopes and producers that were added, changed or removed.
     """
 
     number: int

@@ -1,6 +1,7 @@
 """The mailboxes file: TOML to a Directory, with every mistake named by its place in the file.
 
-A secret may stand in the file, in a file of its own (`…_file`) or in an environment variable (`…_env`).
+A secret may stand in the file, in a file of its own (`…_file`), in an environment variable (`…_env`) or in a key vault
+(`…_keyvault`).
 """
 
 from __future__ import annotations
@@ -121,6 +122,26 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
+Editable = Literal[
+    "address",
+    "display_name",
+    "senders",
+    "enabled",
+    "priority",
+    "purposes",
+    "allowed_domains",
+    "catch_all",
+    "catch_all_cc",
+    "redirect_to",
+    "suppress",
+    "limits",
+    "host",
+    "port",
+    "tls",
+]
+"""Keys of its mailboxes that may be changed at run time if the file says so; none of them is or names a secret."""
+
+
 class MailboxFileError(Unusable):
     """The file is wrong. The text has a line for each mistake, with its place."""
 
@@ -142,11 +163,13 @@ class _OAuth(_Table):
     client_secret: SecretStr | None = None
     client_secret_file: Path | None = None
     client_secret_env: str | None = None
+    client_secret_keyvault: Text | None = None
     expires: date | None = None
     certificate_file: Path | None = None
     certificate_password: SecretStr | None = None
     certificate_password_file: Path | None = None
     certificate_password_env: str | None = None
+    certificate_password_keyvault: Text | None = None
     federated_token_file: Path | None = None
     federated_token_file_env: Text | None = None
     device_login: Literal[True] | None = None
@@ -166,8 +189,8 @@ class _OAuth(_Table):
             raise ValueError(f"has {' and '.join(proofs)}; keep one")
         if not proofs:
             raise ValueError(
-                "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file or "
-                f"oauth.client_secret_env; or instead {_PROOFS}"
+                "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file, "
+                f"oauth.client_secret_env or oauth.client_secret_keyvault; or instead {_PROOFS}"
             )
         if self.expires is not None and "client_secret" not in proofs:
             raise ValueError("expires belongs to a client secret; a certificate says itself when it ends")
@@ -191,7 +214,12 @@ class _OAuth(_Table):
 
     def _proofs(self) -> list[str]:
         given = {
-            "client_secret": (self.client_secret, self.client_secret_file, self.client_secret_env),
+            "client_secret": (
+                self.client_secret,
+                self.client_secret_file,
+                self.client_secret_env,
+                self.client_secret_keyvault,
+            ),
             "certificate_file": (self.certificate_file,),
             "federated_token_file": (self.federated_token_file, self.federated_token_file_env),
             "managed_identity": (self.managed_identity,),
@@ -200,7 +228,12 @@ class _OAuth(_Table):
         return [name for name, values in given.items() if any(value is not None for value in values)]
 
     def _certificate_passwords(self) -> bool:
-        given = (self.certificate_password, self.certificate_password_file, self.certificate_password_env)
+        given = (
+            self.certificate_password,
+            self.certificate_password_file,
+            self.certificate_password_env,
+            self.certificate_password_keyvault,
+        )
         return any(item is not None for item in given)
 
 
@@ -211,6 +244,7 @@ class _Login(_Table):
     password: SecretStr | None = None
     password_file: Path | None = None
     password_env: str | None = None
+    password_keyvault: Text | None = None
     mechanism: Literal["login", "plain"] | None = None
 
 
@@ -287,6 +321,7 @@ class _Mailbox(_Table):
     pickup: _Pickup | None = None
     graph: _Graph | None = None
     channels: tuple[Literal["smtp", "graph"], ...] | None = None
+    editable: tuple[Editable, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -330,6 +365,13 @@ class _Mailbox(_Table):
             )
         if self.catch_all_cc and not self.catch_all:
             raise ValueError("catch_all_cc needs catch_all")
+        return self
+
+    @model_validator(mode="after")
+    def _no_way_astray(self) -> Self:
+        ways = [key for key in ("host", "port", "tls") if key in self.editable]
+        if ways and (self.oauth or self.login):
+            raise ValueError(f"{ways[0]} cannot be editable beside a login: another server would get to see it")
         return self
 
     def _ordered(self) -> None:
@@ -586,7 +628,8 @@ def _pickup(table: _Pickup) -> PickupDirectory:
 def _credentials(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) -> Credentials:
     if table.login is not None:
         login = table.login
-        secret = _secret("login.password", login.password, login.password_file, login.password_env, environment)
+        given = (login.password, login.password_file, login.password_env, login.password_keyvault)
+        secret = _secret("login.password", *given, environment)
         return Password(login.username, secret, login.mechanism)
     if table.oauth is not None:
         return _oauth(table.oauth, CLOUDS[table.cloud], str(address), environment)
@@ -609,7 +652,12 @@ def _oauth(oauth: _OAuth, cloud: Cloud, address: str, environment: Mapping[str, 
 
 def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
     if oauth.certificate_file is not None:
-        given = (oauth.certificate_password, oauth.certificate_password_file, oauth.certificate_password_env)
+        given = (
+            oauth.certificate_password,
+            oauth.certificate_password_file,
+            oauth.certificate_password_env,
+            oauth.certificate_password_keyvault,
+        )
         wanted = any(item is not None for item in given)
         password = _secret("oauth.certificate_password", *given, environment) if wanted else None
         return Certificate(_file("oauth.certificate_file", oauth.certificate_file), password)
@@ -629,7 +677,7 @@ def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:
         return ManagedIdentity(resource_id=identity) if by_resource else ManagedIdentity(client_id=identity)
     if oauth.device_login:
         return DeviceLogin()
-    given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env)
+    given = (oauth.client_secret, oauth.client_secret_file, oauth.client_secret_env, oauth.client_secret_keyvault)
     return Secret(_secret("oauth.client_secret", *given, environment), oauth.expires)
 
 
@@ -640,11 +688,25 @@ def _file(what: str, path: Path) -> PurePath:
 
 
 def _secret(
-    what: str, value: SecretStr | None, file: Path | None, variable: str | None, environment: Mapping[str, str]
+    what: str,
+    value: SecretStr | None,
+    file: Path | None,
+    variable: str | None,
+    keyvault: str | None,
+    environment: Mapping[str, str],
 ) -> SecretStr:
     """The secret from wherever it is; without it nothing is ever sent as if no login were needed."""
-    if sum(item is not None for item in (value, file, variable)) != 1:
-        raise ValueError(f"{what}: give exactly one of {what}, {what}_file or {what}_env")
+    if sum(item is not None for item in (value, file, variable, keyvault)) != 1:
+        raise ValueError(f"{what}: give exactly one of {what}, {what}_file, {what}_env or {what}_keyvault")
+    if keyvault is not None:
+        if not keyvault.startswith("https://"):
+            raise ValueError(f"{what}_keyvault: must be the https:// address of a secret")
+        try:
+            value = SecretStr(environment[keyvault])
+        except KeyError:
+            raise ValueError(f"{what}_keyvault: {keyvault}: no key vault can be asked here") from None
+        except ValueError as error:
+            raise ValueError(f"{what}_keyvault: {error}") from None
     if file is not None:
         try:
             value = SecretStr(file.read_text(encoding="utf-8").rstrip("\r\n"))

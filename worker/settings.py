@@ -190,6 +190,17 @@ class OAuthSettings(_Section):
     timeout_seconds: Annotated[float, Field(gt=0, le=120, description="wait for an answer of a token authority")] = 20
 
 
+class KeyvaultSettings(_Section):
+    """Azure Key Vault, for secrets that mailboxes name by `…_keyvault`."""
+
+    identity: Annotated[
+        str | None,
+        Field(description='who reads secrets: "system" or id of a managed identity, or client id of an app'),
+    ] = None
+    tenant_id: Annotated[str | None, Field(description="of the app; not set: the identity is a managed one")] = None
+    client_secret: Annotated[SecretStr | None, Field(description="of the app")] = None
+
+
 class GraphSettings(_Section):
     """Microsoft Graph."""
 
@@ -266,6 +277,7 @@ class Settings(BaseSettings):
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
     pickup: PickupSettings = Field(default_factory=PickupSettings)
     oauth: OAuthSettings = Field(default_factory=OAuthSettings)
+    keyvault: KeyvaultSettings = KeyvaultSettings()
     graph: GraphSettings = Field(default_factory=GraphSettings)
     retry: RetrySettings = Field(default_factory=RetrySettings)
     attachments: AttachmentsSettings = Field(default_factory=AttachmentsSettings)

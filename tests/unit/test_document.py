@@ -35,16 +35,21 @@ def test_blank_secret_beside_another_source_makes_room_for_it() -> None:
     assert not wanted(found.document)
 
 
-@pytest.mark.parametrize(("value", "key"), [("file:/run/secrets/smtp", "password_file"), ("env:SMTP", "password_env")])
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ("file:/run/secrets/smtp", "password_file"),
+        ("env:SMTP", "password_env"),
+        ("keyvault:https://v.vault.azure.net/secrets/smtp", "password_keyvault"),
+    ],
+)
 def test_reference_becomes_the_key_of_the_mailboxes_file(value: str, key: str) -> None:
     found = parted({"login": {"username": "u", "password": value}})
     assert found.document == {"login": {"username": "u", key: value.partition(":")[2]}}
     assert not found.given
 
 
-@pytest.mark.parametrize(
-    "value", ["keyvault:https://v.vault.azure.net/secrets/smtp", 7, ["s3cret"], {"value": "s3cret"}]
-)
+@pytest.mark.parametrize("value", [7, ["s3cret"], {"value": "s3cret"}])
 def test_secret_that_is_none_is_refused_without_being_repeated(value: object) -> None:
     with pytest.raises(ValueError, match=r"login\.password") as refused:
         parted({"login": {"username": "u", "password": value}})

@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from contracts.address import AddrSpec, parse
 from worker.administration import Administration, Changed, Invalid, Managed, NotThere, Shown, Taken
 from worker.api.openapi import Operation, described
 from worker.api.problem import Problem
 from worker.api.tokens import Bearer, Role, TokensFile
 from worker.domain.delivery import Key
+from worker.domain.mailbox import Stop
 from worker.domain.report import looked_up
 from worker.ports import Register, StoreDown
 from worker.probe import Health
 from worker.store.mailboxes import Pause
+from worker.switchboard import ShownScope, Switchboard
+from worker.tenant_settings import KEYS, TenantServer, TenantSettings
+from worker.tryout import NotTried, Tried
 from worker.unusable import Unusable
 
 _LARGEST = 256 * 1024  # octets of a request
@@ -33,10 +38,18 @@ _STATUSES: Mapping[type[Exception], HTTPStatus] = {
     Taken: HTTPStatus.CONFLICT,
     Changed: HTTPStatus.PRECONDITION_FAILED,
     Invalid: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotTried: HTTPStatus.CONFLICT,
     StoreDown: HTTPStatus.SERVICE_UNAVAILABLE,
     Unusable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _MOST_LINES = 1000
+
+
+class TryOut(Protocol):
+    """Sends a test mail over a mailbox, one that is switched off only if that is wished."""
+
+    async def __call__(self, name: str, to: AddrSpec, *, even_disabled: bool) -> Tried:
+        """What came of it; raises NotTried if no attempt was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +58,16 @@ class Doors:
 
     Attributes:
         look: take up what has changed in the store.
+        try_out: send a test mail over a mailbox.
     """
 
     mailboxes: Administration
+    scopes: Switchboard
+    tenants: TenantSettings
     register: Register
     servers: Health
     look: Callable[[], Awaitable[None]]
+    try_out: TryOut
 
 
 def application(doors: Doors, tokens: TokensFile, *, references: bool) -> Starlette:
@@ -103,6 +120,16 @@ def application(doors: Doors, tokens: TokensFile, *, references: bool) -> Starle
             ),
             requests.test,
         ),
+        (
+            Operation(
+                "POST",
+                "/mailboxes/{name}/test-mail",
+                Role.MANAGE,
+                "Send one test mail over it, at once and once; switched off only if even_disabled.",
+                "TestMail",
+            ),
+            requests.test_mail,
+        ),
         (Operation("POST", "/mailboxes/{name}/enable", Role.MANAGE, "Switch it on."), requests.enable),
         (Operation("POST", "/mailboxes/{name}/disable", Role.MANAGE, "Switch it off."), requests.disable),
         (
@@ -110,6 +137,52 @@ def application(doors: Doors, tokens: TokensFile, *, references: bool) -> Starle
             requests.pause,
         ),
         (Operation("POST", "/mailboxes/{name}/resume", Role.MANAGE, "End a pause by hand."), requests.resume),
+        (
+            Operation("GET", "/scopes", Role.READ, "All scopes and producers that something is set for."),
+            requests.scopes,
+        ),
+        (Operation("GET", "/scopes/{scope}", Role.READ, "One of them, its revision as ETag."), requests.scope),
+        (
+            Operation(
+                "PATCH",
+                "/scopes/{scope}",
+                Role.MANAGE,
+                "Change its settings by a merge patch (RFC 7396); what is not there is made.",
+                "ScopeSettings",
+            ),
+            requests.set_scope,
+        ),
+        (
+            Operation("DELETE", "/scopes/{scope}", Role.MANAGE, "Forget its settings; needs If-Match.", None, 204),
+            requests.remove_scope,
+        ),
+        (
+            Operation("POST", "/scopes/{scope}/stop", Role.MANAGE, "Throw the stop switch, the file's too.", "Stop"),
+            requests.stop_scope,
+        ),
+        (Operation("POST", "/scopes/{scope}/start", Role.MANAGE, "Lift the stop switch."), requests.start_scope),
+        (
+            Operation("GET", "/tenant-settings", Role.READ, "The keys by which a tenant sets its own mail server."),
+            requests.tenant_keys,
+        ),
+        (
+            Operation("GET", "/tenants/{tenant}/settings", Role.READ, "What a tenant has set; never a password."),
+            requests.tenant,
+        ),
+        (
+            Operation(
+                "PATCH",
+                "/tenants/{tenant}/settings",
+                Role.MANAGE,
+                "Set some keys; a blank password stays as it is.",
+                "TenantValues",
+            ),
+            requests.set_tenant,
+        ),
+        (
+            Operation("DELETE", "/tenants/{tenant}/settings/{key}", Role.MANAGE, "Delete the value of a key."),
+            requests.forget_tenant,
+        ),
         (
             Operation("GET", "/audit", Role.AUDIT, "Who has changed what, the newest first: ?limit=100&before=N."),
             requests.audit,
@@ -232,6 +305,57 @@ class _Requests:
             }
         )
 
+    async def test_mail(self, request: Request, bearer: Bearer) -> Response:
+        body, name = await _object(request), _name(request)
+        to, even_disabled = _recipient(body.pop("to", None)), body.pop("even_disabled", False)
+        if to is None or not isinstance(even_disabled, bool) or body:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, 'to: send {"to": "jana@contoso.com"} and nothing else')
+        if (shown := await self._mailboxes.one(name)).missing:
+            raise Problem(HTTPStatus.CONFLICT, shown.explanation)
+        await self._doors.look()
+        tried = await self._doors.try_out(name, to, even_disabled=even_disabled)
+        await self._mailboxes.note(bearer.name, "mailbox test mail", name, f"to {to}: {tried.status}")
+        return JSONResponse(asdict(tried))
+
+    async def scopes(self, _request: Request, _bearer: Bearer) -> Response:
+        return JSONResponse({"scopes": [told_scope(each) for each in await self._doors.scopes.everything()]})
+
+    async def scope(self, request: Request, _bearer: Bearer) -> Response:
+        return _one_scope(await self._doors.scopes.one(_scope(request)))
+
+    async def set_scope(self, request: Request, bearer: Bearer) -> Response:
+        patch, expected = await _object(request), _expected(request)
+        return _one_scope(await self._doors.scopes.change(_scope(request), patch, bearer.name, expected))
+
+    async def remove_scope(self, request: Request, bearer: Bearer) -> Response:
+        await self._doors.scopes.remove(_scope(request), bearer.name, _needed(request))
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def stop_scope(self, request: Request, bearer: Bearer) -> Response:
+        body = await _object(request, empty=True)
+        how = body.pop("how", Stop.HOLD)
+        if how not in set(Stop) or body:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, 'how: send {"how": "hold"} or "refuse", or nothing')
+        return _one_scope(await self._doors.scopes.stop(_scope(request), bearer.name, Stop(how)))
+
+    async def start_scope(self, request: Request, bearer: Bearer) -> Response:
+        return _one_scope(await self._doors.scopes.start(_scope(request), bearer.name))
+
+    async def tenant_keys(self, _request: Request, _bearer: Bearer) -> Response:
+        keys = ({"key": k.key, "type": k.kind, "required": k.required, "meaning": k.meaning} for k in KEYS.values())
+        return JSONResponse({"keys": list(keys)})
+
+    async def tenant(self, request: Request, _bearer: Bearer) -> Response:
+        return _one_tenant(await self._doors.tenants.of(_tenant(request)))
+
+    async def set_tenant(self, request: Request, bearer: Bearer) -> Response:
+        values, expected = await _object(request), _expected(request)
+        return _one_tenant(await self._doors.tenants.change(_tenant(request), values, bearer.name, expected))
+
+    async def forget_tenant(self, request: Request, bearer: Bearer) -> Response:
+        key = request.path_params["key"]
+        return _one_tenant(await self._doors.tenants.forget(_tenant(request), key, bearer.name))
+
     async def enable(self, request: Request, bearer: Bearer) -> Response:
         return _one(await self._mailboxes.switch(_name(request), bearer.name, _expected(request), on=True))
 
@@ -305,9 +429,52 @@ def told(shown: Shown) -> dict[str, Any]:
         "revision": shown.revision,
         "changed_at": _time(shown.changed_at),
         "changed_by": shown.changed_by,
+        "missing": shown.missing,
         "paused": _paused(shown.paused),
         "settings": json.loads(json.dumps(shown.settings, default=str)),
     }
+
+
+def told_scope(shown: ShownScope) -> dict[str, Any]:
+    """A scope for machines."""
+    return {
+        "name": shown.name,
+        "source": shown.source,
+        "managed": shown.managed,
+        "state": shown.state,
+        "explanation": shown.explanation,
+        "revision": shown.revision,
+        "changed_at": _time(shown.changed_at),
+        "changed_by": shown.changed_by,
+        "settings": json.loads(json.dumps(shown.settings, default=str)),
+    }
+
+
+def _one_scope(shown: ShownScope) -> Response:
+    return JSONResponse(told_scope(shown), headers=_tag(shown.revision))
+
+
+def _one_tenant(shown: TenantServer) -> Response:
+    return JSONResponse(asdict(shown), headers=_tag(shown.revision))
+
+
+def _tag(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"ETag": f'"{revision}"'}
+
+
+def _recipient(text: object) -> AddrSpec | None:
+    try:
+        return parse(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _scope(request: Request) -> str:
+    return str(request.path_params["scope"])
+
+
+def _tenant(request: Request) -> str:
+    return str(request.path_params["tenant"])
 
 
 def _paused(pause: Pause | None) -> dict[str, Any] | None:
@@ -319,8 +486,7 @@ def _time(moment: datetime | None) -> str | None:
 
 
 def _one(shown: Shown, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
-    tag = {} if shown.revision is None else {"ETag": f'"{shown.revision}"'}
-    return JSONResponse(told(shown), status, {**tag, **(headers or {})})
+    return JSONResponse(told(shown), status, {**_tag(shown.revision), **(headers or {})})
 
 
 def _name(request: Request) -> str:
@@ -338,13 +504,13 @@ def _expected(request: Request) -> int | None:
         return None
     found = re.fullmatch(r'"(\d{1,9})"', given)
     if found is None:
-        raise Problem(HTTPStatus.PRECONDITION_FAILED, "If-Match must be the ETag of the mailbox as you have read it.")
+        raise Problem(HTTPStatus.PRECONDITION_FAILED, "If-Match must be the ETag as you have read it.")
     return int(found[1])
 
 
 def _needed(request: Request) -> int | None:
     if "if-match" not in request.headers:
-        detail = "Send If-Match with the ETag of the mailbox as you have read it, or with * if any will do."
+        detail = "Send If-Match with the ETag as you have read it, or with * if any will do."
         raise Problem(HTTPStatus.PRECONDITION_REQUIRED, detail)
     return _expected(request)
 

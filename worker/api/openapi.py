@@ -11,6 +11,7 @@ from contracts import __version__
 from contracts.delivery import Result
 from worker import mailbox_file
 from worker.api.tokens import Role
+from worker.tenant_settings import KEYS, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Operation:
     @property
     def route(self) -> str:
         """As Starlette wants it: an id may hold slashes."""
-        return self.path.replace("{id}", "{id:path}")
+        return re.sub(r"{(id|scope)}", r"{\1:path}", self.path)
 
 
 def described(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         ],
         "responses": {str(operation.done): answer, "default": {"description": "Not done.", "content": problem}},
     }
-    if operation.path.startswith("/mailboxes/{name}") and operation.method in ("PUT", "PATCH", "DELETE"):
+    if _REVISED.match(operation.path) and operation.method in ("PUT", "PATCH", "DELETE"):
         needed = operation.method == "PUT" or operation.done == _NO_CONTENT
         made["parameters"].append(
             {"name": "If-Match", "in": "header", "required": needed, "schema": {"type": "string"}}
@@ -75,12 +76,22 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         kind = "application/merge-patch+json" if operation.method == "PATCH" else "application/json"
         schema = {"$ref": f"#/components/schemas/{operation.body}"}
-        made["requestBody"] = {"required": operation.body != "Pause", "content": {kind: {"schema": schema}}}
+        made["requestBody"] = {"required": operation.body not in _MAY_BE_EMPTY, "content": {kind: {"schema": schema}}}
     return made
 
 
 _NO_CONTENT = 204
-_ANSWERS = {"/mailboxes": "Mailboxes", "/audit": "Audit", "/doubts": "Doubts", "/mailboxes/{name}/test": "Look"}
+_REVISED = re.compile(r"/(mailboxes/{name}|scopes/{scope}$|tenants/{tenant}/settings$)")
+_MAY_BE_EMPTY = ("Pause", "Stop")
+_ANSWERS = {
+    "/mailboxes": "Mailboxes",
+    "/scopes": "Scopes",
+    "/audit": "Audit",
+    "/doubts": "Doubts",
+    "/mailboxes/{name}/test": "Look",
+    "/mailboxes/{name}/test-mail": "Tried",
+    "/tenant-settings": "TenantKeys",
+}
 
 
 def _answer(operation: Operation) -> str:
@@ -88,16 +99,30 @@ def _answer(operation: Operation) -> str:
         return "Mailbox"
     if operation.path.startswith(("/doubts/", "/notifications/")):
         return "Result"
+    if operation.path.startswith("/scopes/"):
+        return "Scope"
+    if operation.path.startswith("/tenants/"):
+        return "TenantServer"
     return _ANSWERS.get(operation.path, "Mailbox")
 
 
 def _schemas() -> dict[str, Any]:
     text, moment = {"type": "string"}, {"type": ["string", "null"], "format": "date-time"}
     settings = mailbox_file.schema("#/components/schemas/{model}")
+    revised = {
+        "revision": {"type": ["integer", "null"]},
+        "changed_at": moment,
+        "changed_by": {"type": ["string", "null"]},
+    }
     parts = settings.pop("$defs", {})
     result = Result.model_json_schema(ref_template="#/components/schemas/{model}")
     parts |= result.pop("$defs", {})
     settings["properties"]["default"] = {"type": "boolean", "description": "It is the platform's default mailbox."}
+    settings["properties"]["required"] = {
+        "type": "array",
+        "items": text,
+        "description": "It is a draft: not used until these keys and all that it cannot do without are there.",
+    }
     whole = {"$ref": "#/components/schemas/Settings"}
     return {
         **parts,
@@ -109,17 +134,54 @@ def _schemas() -> dict[str, Any]:
                 "name": text,
                 "source": {"enum": ["file", "store"]},
                 "managed": {"type": "boolean", "description": "It is the mailboxes file's and cannot be changed here."},
-                "state": {"enum": ["ok", "disabled", "paused", "unusable", "shadowed"]},
+                "state": {"enum": ["ok", "disabled", "paused", "unusable", "incomplete", "shadowed"]},
                 "explanation": text,
                 "remedy": text,
-                "revision": {"type": ["integer", "null"]},
-                "changed_at": moment,
-                "changed_by": {"type": ["string", "null"]},
+                **revised,
+                "missing": {"type": "array", "items": text, "description": "Keys that a draft lacks."},
                 "paused": {"type": ["object", "null"]},
                 "settings": {"type": "object", "description": 'As written; a secret reads {"set": true} or false.'},
             }
         ),
         "Mailboxes": _object({"mailboxes": _list("Mailbox")}),
+        "ScopeSettings": {
+            "type": "object",
+            "description": "Keys of [platform], [tenants.NAME], a site, a component or [[producers]].",
+        },
+        "Scope": _object(
+            {
+                "name": text,
+                "source": {"enum": ["file", "store"]},
+                "managed": {"type": "boolean", "description": "The file's; it can only be stopped and started here."},
+                "state": {"enum": ["flowing", "held", "refused", "suppressed", "redirected", "listed", "unusable"]},
+                "explanation": text,
+                **revised,
+                "settings": {"$ref": "#/components/schemas/ScopeSettings"},
+            }
+        ),
+        "Scopes": _object({"scopes": _list("Scope")}),
+        "Stop": _object({"how": {"enum": ["hold", "refuse"]}}),
+        "TestMail": _object({"to": text, "even_disabled": {"type": "boolean"}}, needed=("to",)),
+        "Tried": _object({"well": {"type": "boolean"}, "status": text, "explanation": text, "remedy": text}),
+        "TenantValues": {
+            "type": "object",
+            "properties": {
+                known.key: {"type": "integer" if known.kind is Kind.NUMBER else "string", "description": known.meaning}
+                for known in KEYS.values()
+            },
+            "additionalProperties": False,
+        },
+        "TenantKeys": _object({"keys": {"type": "array", "items": {"type": "object"}}}),
+        "TenantServer": _object(
+            {
+                "tenant": text,
+                "state": text,
+                "explanation": text,
+                "missing": {"type": "array", "items": text},
+                "revision": {"type": ["integer", "null"]},
+                "values": {"type": "object"},
+            }
+        ),
         "Pause": _object({"because": text, "seconds": {"type": "number", "exclusiveMinimum": 0}}),
         "Finding": _object({"accepted": {"type": "boolean"}}, needed=("accepted",)),
         "Look": _object({"well": {"type": "boolean"}, "state": text, "explanation": text, "remedy": text}),

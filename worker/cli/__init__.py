@@ -24,10 +24,12 @@ from worker.cli import (
     office365,
     route,
     run,
+    scope,
     secret,
     send,
     store,
     template,
+    tenant,
     token,
     topology,
 )
@@ -69,6 +71,8 @@ app.command("emulator")(emulator.emulator)
 app.command("health")(health.health)
 app.command("import")(import_.import_)
 app.add_typer(mailbox.app, name="mailbox")
+app.add_typer(scope.app, name="scope")
+app.add_typer(tenant.app, name="tenant")
 app.add_typer(secret.app, name="secret")
 app.add_typer(api.app, name="api")
 app.add_typer(dead.app, name="dead")

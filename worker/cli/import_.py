@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,6 +63,10 @@ def import_(
     component: Annotated[
         str, typer.Option("--component", help="netwrix: the file is the server's or the agent's.")
     ] = "",
+    templates: Annotated[
+        Path | None,
+        typer.Option("--templates", help="Template directory: tasks, approvals and reset mails become rules there."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite edits and secrets made after an import.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be taken over.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
@@ -84,11 +89,18 @@ def import_(
         address=_address(address),
         secrets=str((secrets or output.parent / "secrets").absolute()),
     )
+    label = f"{product.value} as {wishes.prefix}" if wishes.prefix else product.value
+    # The rules first: what is wrong with them must leave the mailboxes file as it is.
+    prepared = _prepared(outcome, placing, templates, label, force=force)
     state = _written(product, outcome, output, placing, wishes.prefix, force=force, dry_run=dry_run)
+    wiring = _wired(prepared, templates, dry_run=dry_run) if templates is not None and prepared is not None else ""
     if as_json:
-        typer.echo(json.dumps({**render.as_json(outcome), "output": state}, ensure_ascii=False))
+        more = {"wiring": wiring} if wiring else {}
+        typer.echo(json.dumps({**render.as_json(outcome), "output": state, **more}, ensure_ascii=False))
     else:
         _tell(outcome, state)
+        if wiring:
+            typer.echo(wiring)
     if outcome.verdict == "reject":
         raise typer.Exit(_REJECTED)
 
@@ -165,6 +177,54 @@ def _written(
             f"{error.filename or output} cannot be written: {error.strerror}. The mailboxes file is as it was."
         ) from error
     return f"written: {output}{remark}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is to be written into the template directory.
+
+    Attributes:
+        files: path → text; what is there already is not among them.
+        added: events of rules that the old product should have had.
+    """
+
+    files: dict[Path, str]
+    added: tuple[str, ...]
+
+
+def _prepared(
+    outcome: Import, placing: Placing, directory: Path | None, label: str, *, force: bool
+) -> _Prepared | None:
+    """Nothing is written yet. None: there is no rule, or nobody wants them."""
+    from worker.importers import block, rules
+
+    if directory is None or outcome.verdict == "reject" or not (found := rules.wired(outcome, placing.tenants)):
+        return None
+    table = directory / "rules.toml"
+    before = _text(table)
+    after = block.placed(before, label, rules.toml(found), force=force)
+    files = {directory / name: text for name, text in rules.templates(found).items()}
+    # A template that is there is the administrator's, whatever it says.
+    wanted = {path: text for path, text in files.items() if not path.exists()}
+    if after != before:
+        wanted[table] = after
+    return _Prepared(wanted, tuple(rule.event for rule in found if rule.added))
+
+
+def _wired(prepared: _Prepared, directory: Path, *, dry_run: bool) -> str:
+    """Write rules and templates, and say so."""
+    added = f"; added, for it was missing: rule for {', '.join(prepared.added)}" if prepared.added else ""
+    if not prepared.files:
+        return f"rules unchanged: {directory}{added}"
+    if dry_run:
+        return f"dry run, nothing written: would write rules into {directory}{added}"
+    try:
+        for path, text in prepared.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, text, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644)
+    except OSError as error:
+        raise Unusable(f"{error.filename or directory} cannot be written: {error.strerror}. Import again.") from error
+    return f"rules and templates written: {directory}{added}"
 
 
 def _text(path: Path) -> str:

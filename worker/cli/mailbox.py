@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli.actor import actor
+from worker.domain.document import REFERENCES
 from worker.unusable import Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from worker.administration import Administration, Shown
+    from worker.tryout import Tried
 
 app = typer.Typer(
     help="Mailboxes: those of the file are shown, those of the store can be changed; workers follow within seconds.",
@@ -44,7 +46,16 @@ PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read it f
 PasswordPrompt = Annotated[bool, typer.Option("--password-prompt", help="Ask for it.")]
 Revision = Annotated[int | None, typer.Option(help="Only if its revision is this one still.")]
 
-_COLOURS = {"ok": "green", "disabled": "yellow", "paused": "yellow", "unusable": "red", "shadowed": "red"}
+Draft = Annotated[bool, typer.Option("--draft", help="It may be incomplete; it is not used before nothing is missing.")]
+
+_COLOURS = {
+    "ok": "green",
+    "disabled": "yellow",
+    "paused": "yellow",
+    "incomplete": "yellow",
+    "unusable": "red",
+    "shadowed": "red",
+}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -81,6 +92,7 @@ def add(
     password_file: PasswordFile = None,
     password_stdin: PasswordStdin = False,
     password_prompt: PasswordPrompt = False,
+    draft: Draft = False,
     as_json: AsJson = False,
 ) -> None:
     """Add a mailbox to the store. It is checked as the mailboxes file is.
@@ -89,6 +101,8 @@ def add(
     follow: login.password=file:PATH or env:NAME. `default=true` makes it the platform's default mailbox.
     """
     document = _with_secret(_document(source, pairs), password_file, stdin=password_stdin, prompt=password_prompt)
+    if draft:
+        document.setdefault("required", [])
     _show(_asked(lambda desk: desk.add(name, document, actor())), as_json=as_json)
 
 
@@ -104,7 +118,7 @@ def set_(
     revision: Revision = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change some keys of a mailbox; everything else stays, the password too.
+    """Change some keys of a mailbox; everything else stays, the password too. Of one in the file: its editable keys.
 
     When the server or the token authority changes, the password has to be given again: another one never sees it.
     """
@@ -164,13 +178,27 @@ def forget_secret(
 
 
 @app.command("test")
-def look(name: Name, *, as_json: AsJson = False) -> None:
-    """Look at the mailbox's server up to the login, with the stored secret. Sends nothing.
+def look(
+    name: Name,
+    *,
+    send_to: Annotated[
+        str | None,
+        typer.Option("--send-to", metavar="ADDRESS", help="Send a test mail there, once, over this mailbox."),
+    ] = None,
+    even_if_disabled: Annotated[
+        bool, typer.Option("--even-if-disabled", help="With --send-to: switched off or not.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the mailbox's server up to the login, with the stored secret. Sends nothing unless --send-to is given.
 
     Exit status: 0 all is well, 1 it is not, 2 there is no such mailbox.
     """
     from worker import bootstrap, settings
 
+    if send_to is not None:
+        _send(name, send_to, even_disabled=even_if_disabled, as_json=as_json)
+        return
     finding = asyncio.run(bootstrap.looked_at(settings.load(), name))
     if as_json:
         told = {"well": finding.well, "state": finding.state}
@@ -181,6 +209,38 @@ def look(name: Name, *, as_json: AsJson = False) -> None:
         for line in filter(None, (finding.remedy, finding.warning)):
             typer.echo(f"  {line}")
     if not finding.well:
+        raise typer.Exit(1)
+
+
+def _send(name: str, address: str, *, even_disabled: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from contracts.address import parse
+    from worker import bootstrap, settings
+
+    try:
+        to = parse(address)
+    except ValueError as error:
+        raise typer.BadParameter(f"the address {error}", param_hint="--send-to") from error
+    given = settings.load()
+
+    async def send() -> Tried:
+        tried = await bootstrap.tested(given, name, to, even_disabled=even_disabled)
+        async with bootstrap.administration(given) as desk:
+            await desk.note(actor(), "mailbox test mail", name, f"to {to}: {tried.status}")
+        return tried
+
+    tried = asyncio.run(send())
+    if as_json:
+        typer.echo(json.dumps(asdict(tried), ensure_ascii=False))
+    else:
+        typer.secho(f"{tried.status}  {tried.server_reply or ''}".rstrip(), fg="green" if tried.well else "red")
+        redirected = f"Redirected to {tried.redirected_to}." if tried.redirected_to else ""
+        for line in filter(None, (redirected, tried.explanation, tried.remedy)):
+            typer.echo(f"  {line}")
+        if tried.status == "deferred":
+            typer.echo("  A test mail is tried once: it is not sent later.")
+    if not tried.well:
         raise typer.Exit(1)
 
 
@@ -217,7 +277,7 @@ def _show(shown: Shown, *, as_json: bool) -> None:
         typer.echo(f"  {line}")
     if shown.managed:
         typer.echo("  managed in the mailboxes file")
-    else:
+    if shown.revision is not None:
         typer.echo(f"  revision {shown.revision}, {told['changed_at']}, by {shown.changed_by}")
     for key, value in _flat(told["settings"]):
         typer.echo(f"  {key} = {value}")
@@ -237,15 +297,24 @@ def _flat(table: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
 
 def _document(source: Path | None, pairs: list[str] | None) -> dict[str, Any]:
     """What a file and the command line say; the command line wins."""
-    document = _from_file(source) if source is not None else {}
-    for pair in pairs or ():
+    return document_of(pairs or (), _from_file(source) if source is not None else {})
+
+
+def document_of(pairs: Iterable[str], document: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What KEY=VALUE pairs say, over a document if there is one; a blank value is None.
+
+    Raises:
+        typer.BadParameter: one is no pair, or would show a secret to everybody on this machine.
+    """
+    document = {} if document is None else document
+    for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not re.fullmatch(r"[a-z][a-z_0-9]*(\.[a-z][a-z_0-9]*)?", key):
             raise typer.BadParameter(f"{key!r}: write KEY=VALUE, such as login.username=jana")
-        if key in _SECRETS and value and not value.startswith(("file:", "env:")):
+        if key in _SECRETS and value and not value.startswith(REFERENCES):
             raise typer.BadParameter(
                 f"{key}: everybody on this machine can read the command line. Use --password-file, --password-stdin or "
-                "--password-prompt, or a reference: file:PATH or env:NAME"
+                "--password-prompt, or a reference: file:PATH, env:NAME or keyvault:ADDRESS"
             )
         table, last = document, key
         if "." in key:
@@ -291,6 +360,23 @@ def _with_secret(
     document: dict[str, Any], file: Path | None, *, stdin: bool, prompt: bool, oauth: bool | None = None
 ) -> dict[str, Any]:
     """Put the secret where the document has its place for one."""
+    secret = secret_of(file, stdin=stdin, prompt=prompt)
+    if secret is None:
+        return document
+    if oauth is None:
+        oauth = "oauth" in document
+    if oauth:
+        key = "certificate_password" if "certificate_file" in document.get("oauth", {}) else "client_secret"
+        return {**document, "oauth": {**document.get("oauth", {}), key: secret}}
+    return {**document, "login": {**document.get("login", {}), "password": secret}}
+
+
+def secret_of(file: Path | None, *, stdin: bool, prompt: bool) -> str | None:
+    """The secret from where it is to come from; None: from nowhere.
+
+    Raises:
+        Unusable: it cannot be read, or is empty.
+    """
     if [file is not None, stdin, prompt].count(True) > 1:
         raise typer.BadParameter("give one of --password-file, --password-stdin and --password-prompt")
     if file is not None:
@@ -303,15 +389,10 @@ def _with_secret(
     elif prompt:
         secret = typer.prompt("Password or client secret", hide_input=True)
     else:
-        return document
+        return None
     if not secret:
         raise Unusable("The secret is empty.")
-    if oauth is None:
-        oauth = "oauth" in document
-    if oauth:
-        key = "certificate_password" if "certificate_file" in document.get("oauth", {}) else "client_secret"
-        return {**document, "oauth": {**document.get("oauth", {}), key: secret}}
-    return {**document, "login": {**document.get("login", {}), "password": secret}}
+    return secret
 
 
 def _seconds(text: str) -> timedelta:

@@ -11,21 +11,29 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+REFERENCES = ("file:", "env:", "keyvault:")
+"""What a secret's value begins with if it is not the secret itself but says where it is."""
+
 SECRETS = ("login.password", "oauth.client_secret", "oauth.certificate_password")
 """The keys that hold secrets."""
 
 _ELSEWHERE = {
-    "login.password": ("password_file", "password_env"),
+    "login.password": ("password_file", "password_env", "password_keyvault"),
     "oauth.client_secret": (
         "client_secret_file",
         "client_secret_env",
+        "client_secret_keyvault",
         "certificate_file",
         "federated_token_file",
         "federated_token_file_env",
         "managed_identity",
         "device_login",
     ),
-    "oauth.certificate_password": ("certificate_password_file", "certificate_password_env"),
+    "oauth.certificate_password": (
+        "certificate_password_file",
+        "certificate_password_env",
+        "certificate_password_keyvault",
+    ),
 }
 _LEADS_TO = {
     "login.password": ("host", "port", "tls", "preset", "cloud"),
@@ -36,6 +44,7 @@ _WAY = ("host", "port", "tls", "ca_file", "helo", "preset", "cloud", "channels",
 _REFERENCES = (
     *("login.password_file", "login.password_env", "oauth.client_secret_file", "oauth.client_secret_env"),
     *("oauth.certificate_password_file", "oauth.certificate_password_env"),
+    *("login.password_keyvault", "oauth.client_secret_keyvault", "oauth.certificate_password_keyvault"),
     *("oauth.certificate_file", "oauth.federated_token_file", "oauth.federated_token_file_env"),
 )
 
@@ -56,7 +65,8 @@ class Parted:
 def parted(document: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> Parted:
     """Take the secrets out of a document.
 
-    A value `file:PATH` or `env:NAME` is a reference and becomes the key `…_file` or `…_env`. A blank, or what a reader
+    A value `file:PATH`, `env:NAME` or `keyvault:ADDRESS` is a reference and becomes the key `…_file`, `…_env` or
+    `…_keyvault`. A blank, or what a reader
     was shown in its place, stands for the secret that is there.
 
     Args:
@@ -82,11 +92,9 @@ def _taken(table: dict[str, Any], place: str, key: str, kept: bool) -> str | Non
     elsewhere = any(table.get(other) is not None for other in _ELSEWHERE[place])
     mentioned, value = key in table, table.pop(key, None)
     match value:
-        case str() if value.startswith(("file:", "env:")):
+        case str() if value.startswith(REFERENCES):
             kind, _, rest = value.partition(":")
             table[f"{key}_{kind}"] = rest
-        case str() if value.startswith("keyvault:"):
-            raise ValueError(f"{place}: references to a key vault are not supported; write file:PATH or env:NAME")
         case str() if value:
             table[key] = None
             return value
@@ -134,6 +142,58 @@ def masked(document: Mapping[str, Any], there: Collection[str]) -> dict[str, Any
     return shown
 
 
+STORE_ONLY = ("default", "required")
+"""Keys that only a mailbox in the store has: it is the platform's default; what must be there before it is used."""
+
+
+def plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as the mailboxes file would have it; a draft's login is its address if nothing else is."""
+    made = {key: value for key, value in document.items() if key not in STORE_ONLY}
+    if "required" in document and not made.get("address") and "@" in str(_at(made, "login.username") or ""):
+        made["address"] = _at(made, "login.username")
+    return made
+
+
+def lacking(document: Mapping[str, Any], there: Collection[str]) -> tuple[str, ...]:
+    """What a draft lacks before it is used; a mailbox that is none lacks nothing.
+
+    Args:
+        document: as it is kept.
+        there: secrets that are kept for it.
+    """
+    if "required" not in document:
+        return ()
+    made = plain(document)
+    ways = [key for key in ("host", "preset", "graph", "pickup") if made.get(key)]
+    needed = [*_listed(document["required"]), *(() if ways else ("host",)), "address"]
+    needed += ["login.username"] if "login" in made else []
+    absent = [key for key in needed if key not in SECRETS and _at(made, key) in (None, "")]
+    secrets = [place for place in SECRETS if place in {*needed, *wanted(document)} and place not in there]
+    elsewhere = {place for place in secrets if any(_at(made, f"{place.split('.')[0]}.{o}") for o in _ELSEWHERE[place])}
+    return tuple(dict.fromkeys([*absent, *(place for place in secrets if place not in elsewhere)]))
+
+
+def supposed(document: Mapping[str, Any], lacks: Collection[str]) -> dict[str, Any]:
+    """The draft as if it were complete, to be checked."""
+    made = deepcopy(dict(document))
+    for key in lacks:
+        *above, last = key.split(".")
+        table = made
+        for step in above:
+            table = table.setdefault(step, {})
+        table[last] = _SUPPOSED.get(key, table.get(last))
+        if table[last] is None:
+            del table[last]
+    return made
+
+
+_SUPPOSED = {"address": "nobody@invalid.invalid", "host": "nowhere.invalid", "login.username": "nobody"}
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list | tuple) else ()
+
+
 def merged(document: Any, patch: Any) -> Any:
     """A merge patch (RFC 7396): null takes a key away, tables are merged, everything else is replaced."""
     if not isinstance(patch, Mapping):
@@ -147,14 +207,20 @@ def merged(document: Any, patch: Any) -> Any:
     return made
 
 
-def led_astray(before: Mapping[str, Any], after: Parted) -> tuple[str, ...]:
-    """Secrets that would be kept and from now on be shown to another server than the one they were given for."""
+def led_astray(before: Mapping[str, Any], after: Parted, lacks: Collection[str] = ()) -> tuple[str, ...]:
+    """Secrets that would be kept and from now on be shown to another server than the one they were given for.
+
+    Args:
+        before: as it was kept.
+        after: as it would be.
+        lacks: what it lacked as a draft, which was never used: where nothing was said, something may be added.
+    """
     staying = wanted(before) & wanted(after.document) - after.given.keys()
-    return tuple(
-        place
-        for place in SECRETS
-        if place in staying and any(_at(before, key) != _at(after.document, key) for key in _LEADS_TO[place])
-    )
+
+    def moved(key: str) -> bool:
+        return _at(before, key) != _at(after.document, key) and not (lacks and _at(before, key) is None)
+
+    return tuple(place for place in SECRETS if place in staying and any(moved(key) for key in _LEADS_TO[place]))
 
 
 def new_references(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> tuple[str, ...]:

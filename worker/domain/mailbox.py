@@ -476,6 +476,7 @@ class Directory:
         tenants: listed tenants, lower case. None: every tenant is known.
         producers: by login. None: whoever may publish to the exchange is trusted.
         restraint: of all mail.
+        open: tenants that are not listed are known all the same.
     """
 
     mailboxes: Mapping[str, Mailbox] = field(default_factory=dict)
@@ -483,6 +484,7 @@ class Directory:
     tenants: Mapping[str, Tenant] | None = None
     producers: Mapping[str, Producer] | None = None
     restraint: Restraint = Restraint()
+    open: bool = False
     _bound: Mapping[str, tuple[Mailbox, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -496,6 +498,14 @@ class Directory:
     def bound(self, tenant: str) -> tuple[Mailbox, ...]:
         """The mailboxes that list a tenant, fall-backs included."""
         return self._bound.get(tenant, ())
+
+    def lists(self, tenant: str) -> bool:
+        """Whether a tenant is known by the list, if there is one that counts."""
+        return self.tenants is None or self.open or tenant in self.tenants
+
+    def knows(self, tenant: str) -> bool:
+        """Whether mail of this tenant is taken at all: it is listed, or has a mailbox."""
+        return self.lists(tenant) or bool(self.bound(tenant))
 
     def tenant(self, name: str) -> Tenant:
         """What is said about a tenant; of one that is not listed nothing is."""

@@ -102,7 +102,7 @@ def route(
 ) -> Route | Refusal | Wait:
     """Choose the mailbox for a notification, or say why there is none, or none at the moment."""
     scope = scope_of(notification)
-    if not _known(scope, directory):
+    if not directory.knows(scope.tenant):
         return Refusal(
             "unknown-tenant",
             "tenant",
@@ -152,17 +152,13 @@ def presented(notification: Notification, chosen: Route) -> Notification:
     return notification.model_copy(update={"sender": None, "reply_to": notification.reply_to or (sender,)})
 
 
-def _known(scope: MailScope, directory: Directory) -> bool:
-    return directory.tenants is None or scope.tenant in directory.tenants or bool(directory.bound(scope.tenant))
-
-
 def _has_server(scope: MailScope, directory: Directory) -> bool:
     """Whether the tenant has any server, be it for another of its sites or components."""
     return any(not mailbox.fallback_for for mailbox in directory.bound(scope.tenant))
 
 
 def _may_use_shared(scope: MailScope, directory: Directory) -> bool:
-    if directory.tenants is not None and scope.tenant not in directory.tenants:
+    if not directory.lists(scope.tenant):
         return False
     return directory.tenant(scope.tenant).use_default is not False
 

@@ -12,7 +12,16 @@ from sqlalchemy import Connection, Update, delete, func, select, update
 
 from worker.sealing import Sealed
 from worker.store.database import Database
-from worker.store.schema import audit, database_now, kept_mailbox, kept_secret, mailbox, mailbox_change, mailbox_pause
+from worker.store.schema import (
+    audit,
+    database_now,
+    kept_mailbox,
+    kept_part,
+    kept_secret,
+    mailbox,
+    mailbox_change,
+    mailbox_pause,
+)
 
 T = TypeVar("T")
 
@@ -34,6 +43,22 @@ class Entry:
     name: str
     document: Mapping[str, Any]
     secrets: Mapping[str, Sealed] = field(repr=False)
+    revision: int
+    changed_at: datetime
+    changed_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPart:
+    """A scope, a producer, or the editable keys of a mailbox of the file's.
+
+    Attributes:
+        name: see `worker.domain.part`.
+        document: its keys as in the mailboxes file.
+    """
+
+    name: str
+    document: Mapping[str, Any]
     revision: int
     changed_at: datetime
     changed_by: str
@@ -65,6 +90,7 @@ class Contents:
     number: int
     entries: tuple[Entry, ...]
     pauses: tuple[Pause, ...]
+    parts: tuple[KeptPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +207,58 @@ class SqlMailboxes:
 
         await self._written(work, line)
 
+    async def put_part(
+        self, name: str, document: Mapping[str, Any], line: Line, *, expected: int | None, mended: str | None = None
+    ) -> int:
+        """Make or change a part.
+
+        Args:
+            name: its name.
+            document: its keys as in the mailboxes file.
+            line: for the audit trail.
+            expected: its revision; None: it does not exist yet.
+            mended: the mailbox that is to be tried again at once if it rests.
+
+        Returns:
+            Its new revision.
+
+        Raises:
+            Stale: it is not as expected.
+        """
+        values = {"document": json.dumps(document, ensure_ascii=False, sort_keys=True), "changed_by": line.actor}
+
+        def work(connection: Connection) -> int:
+            row = kept_part.c
+            if expected is None:
+                if connection.scalar(select(row.name).where(row.name == name)) is not None:
+                    raise Stale
+                fresh = kept_part.insert().values(name=name, revision=1, changed_at=database_now(), **values)
+                connection.execute(fresh)
+            else:
+                changed = update(kept_part).where(row.name == name, row.revision == expected)
+                changed = changed.values(revision=expected + 1, changed_at=database_now(), **values)
+                if connection.execute(changed).rowcount != 1:
+                    raise Stale
+            if mended is not None:
+                connection.execute(_tried_again(mended))
+            return (expected or 0) + 1
+
+        return await self._written(work, line)
+
+    async def remove_part(self, name: str, line: Line, *, expected: int) -> None:
+        """Remove a part; what the file says about it holds alone.
+
+        Raises:
+            Stale: it is not as expected.
+        """
+
+        def work(connection: Connection) -> None:
+            row = kept_part.c
+            if connection.execute(delete(kept_part).where(row.name == name, row.revision == expected)).rowcount != 1:
+                raise Stale
+
+        await self._written(work, line)
+
     async def pause(self, name: str, because: str, line: Line, lasting: timedelta | None = None) -> None:
         """Pause a mailbox, for a time or until somebody ends it; a pause that lasts is replaced."""
         until = None if lasting is None else database_now() + int(lasting / _MICROSECOND)
@@ -279,7 +357,11 @@ def _contents(connection: Connection) -> Contents:
         Pause(each.mailbox, None if each.until is None else _moment(each.until), each.because, each.paused_by)
         for each in connection.execute(lasting)
     )
-    return Contents(number, entries, pauses)
+    parts = tuple(
+        KeptPart(each.name, json.loads(each.document), each.revision, _moment(each.changed_at), each.changed_by)
+        for each in connection.execute(select(kept_part).order_by(kept_part.c.name))
+    )
+    return Contents(number, entries, pauses, parts)
 
 
 def _tried_again(name: str) -> Update:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration: what this program works with."""
 
 metadata = MetaData()
@@ -100,6 +100,17 @@ kept_secret = Table(
     Column("ciphertext", LargeBinary, nullable=False),
 )
 
+kept_part = Table(
+    "kept_part",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("changed_by", Text, nullable=False),
+)
+"""A scope, a producer, or the editable keys of a mailbox of the file's: what is kept beside the mailboxes file."""
+
 mailbox_pause = Table(
     "mailbox_pause",
     metadata,
@@ -116,7 +127,7 @@ mailbox_change = Table(
     Column("id", Integer, primary_key=True),
     Column("number", BigInteger, nullable=False),
 )
-"""One row: its number grows with every change of the three tables above, which is all that workers look at."""
+"""One row: its number grows with every change of the tables above, which is all that workers look at."""
 
 
 _number = BigInteger().with_variant(Integer, "sqlite")

@@ -175,6 +175,75 @@ async def test_test_looks_at_the_server_with_the_stored_password(shell: Shell, e
     assert "login.password is not set" in unset.stdout
 
 
+async def test_test_mail_is_sent_once_and_over_a_disabled_mailbox_only_if_asked(
+    shell: Shell, emulator: Emulator
+) -> None:
+    account = emulator.plan.ordinary_mailboxes[0]
+    pairs = [
+        f"address={account.address}",
+        "host=localhost",
+        "enabled=false",
+        f"port={emulator.ordinary.port}",
+        f"ca_file={emulator.certificates.ca_file.resolve()}",
+        f"login.username={account.address}",
+    ]
+    await asyncio.to_thread(
+        shell.well, "mailbox", "add", "own", *pairs, "--password-stdin", given=str(account.password)
+    )
+    to_jana = ("mailbox", "test", "own", "--send-to", "jana@people.example")
+    refused = await asyncio.to_thread(shell.run, *to_jana)
+    assert refused.returncode == 2
+    assert "switched off" in refused.stderr
+    sent = json.loads(await asyncio.to_thread(shell.well, *to_jana, "--even-if-disabled", "--json"))
+    assert (sent["status"], sent["well"]) == ("accepted", True)
+    (mail,) = emulator.accepted.log.read_text(encoding="utf-8").splitlines()
+    assert json.loads(mail)["rcpt_to"] == ["jana@people.example"]
+
+
+def test_scope_is_stopped_shown_set_started_and_removed(shell: Shell) -> None:
+    shop = "tenants/contoso/sites/shop"
+    assert "mail waits" in shell.well("scope", "stop", shop)
+    shell.well("scope", "set", shop, 'purposes_off=["form"]', "suppress=true")
+    shown = json.loads(shell.well("scope", "show", shop, "--json"))
+    assert (shown["state"], shown["settings"]) == ("held", {"stop": "hold", "purposes_off": ["form"], "suppress": True})
+    assert "mail is refused" in shell.well("scope", "stop", shop, "--refuse")
+    assert "suppressed" in shell.well("scope", "start", shop)
+    assert shop in shell.well("scope", "list")
+    assert shell.run("scope", "set", "contoso", "stop=hold").returncode == 2
+    shell.well("scope", "remove", shop)
+    assert json.loads(shell.well("scope", "list", "--json")) == []
+
+
+def test_route_and_check_know_the_scopes_of_the_store(shell: Shell) -> None:
+    example = str(Path("contracts/examples/notification-minimal.json").resolve())
+    tenant = json.loads(Path(example).read_text(encoding="utf-8"))["tenant"]
+    shell.well("scope", "stop", f"tenants/{tenant}")
+    waits = shell.run("route", example)
+    assert waits.returncode == 1
+    assert "stop switch" in waits.stdout
+
+
+def test_tenant_sets_its_own_server_by_known_keys(shell: Shell) -> None:
+    assert "SMTP.SenderAddress" in shell.well("tenant", "keys")
+    three = ["SMTP.Server=smtp.contoso.example", "SMTP.Port=587", "SMTP.Username=info@contoso.example"]
+    assert "incomplete: SMTP.Password" in shell.well("tenant", "set", "contoso", *three)
+    spoken = shell.run("tenant", "set", "contoso", f"SMTP.Password={SECRET}")
+    assert spoken.returncode == 2
+    assert SECRET not in spoken.stdout + spoken.stderr
+    whole = json.loads(shell.well("tenant", "set", "contoso", "--password-stdin", "--json", given=SECRET))
+    assert (whole["state"], whole["values"]["SMTP.Password"]) == ("ok", {"set": True})
+    assert shell.run("tenant", "set", "contoso", "SMTP.Port=smtp").returncode == 2
+    assert "incomplete: SMTP.Password" in shell.well("tenant", "forget", "contoso", "SMTP.Password")
+
+
+def test_draft_waits_for_what_is_missing(shell: Shell) -> None:
+    shell.well("mailbox", "add", "own", "--draft", "host=h.example", 'tenants=["contoso"]')
+    shown = json.loads(shell.well("mailbox", "show", "own", "--json"))
+    assert (shown["state"], shown["missing"]) == ("incomplete", ["address"])
+    shell.well("mailbox", "set", "own", "address=info@contoso.example")
+    assert json.loads(shell.well("mailbox", "show", "own", "--json"))["state"] == "ok"
+
+
 def test_api_is_served_by_itself_until_it_is_told_to_stop(shell: Shell) -> None:
     tokens = {"POSTLANE_API__TOKENS_FILE": str(shell.directory / "tokens.toml")}
     with socket.socket() as bound:
