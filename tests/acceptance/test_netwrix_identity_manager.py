@@ -90,12 +90,12 @@ async def test_directory_as_host_gets_files_and_nothing_is_connected_to_or_looke
 async def test_nim_s9_directory_of_another_machine_is_refused_by_name_until_it_is_mapped(
     lane: Installation, pickup: Path, tmp_path: Path
 ) -> None:
-    for folder in (r"C:\Mail\Out", "C:/Mail/Out", r"\\mail01\out", "./out", "../out", "~/out"):
+    for folder in ("../out", r"\\mail01\out", r"C:\Mail\Out"):
         said = await take_over(lane, server(Host=folder), "--force")
         assert "path.needs_mapping" in codes(said)
-        refused = await lane.postlane("check")
-        assert refused.status != 0
-        assert "mailboxes.netwrix-server" in refused.errors
+    refused = await lane.postlane("check")
+    assert refused.status != 0
+    assert "mailboxes.netwrix-server" in refused.errors
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("C:", "out", "\\"))]
     assert (await take_over(lane, server(Host="~/out"), "--map", f"~/out={pickup}")).status == 0
     await lane.worker()
