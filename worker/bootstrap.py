@@ -52,6 +52,7 @@ from worker.oauth.keyvault import KeyVault, Surroundings
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
+from worker.pickup.watch import watch
 from worker.ports import Gate, Observe, Register, Store, StoreDown, Tokens
 from worker.probe import Health, look
 from worker.resting import SharedGate
@@ -355,6 +356,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
         await stack.enter_async_context(_reviewing(directories, observe))
+        watching = watch(lambda: directories.current, settings.pickup.collect_seconds, observe)
+        await stack.enter_async_context(_beside(watching))
         await stack.enter_async_context(_beside(_looking_into_doubts(kept, graph, directories, observe)))
         yield App(worker)
 

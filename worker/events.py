@@ -97,6 +97,21 @@ class ChannelRested:
 
 
 @dataclass(frozen=True, slots=True)
+class PickupLeft:
+    """How many files lie in a pickup directory too long; told when that changes, and with 0 when all is well again.
+
+    Attributes:
+        uncollected: nobody has taken them.
+        refused: its reader could not make anything of them.
+    """
+
+    mailbox: str
+    directory: str
+    uncollected: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownReply:
     """A server said something that no row of the catalogue knows."""
 
@@ -261,6 +276,7 @@ Event = (
     | MailboxesChanged
     | MailboxUnusable
     | ChannelRested
+    | PickupLeft
     | UnknownReply
     | SessionOpened
     | TokenFetched

@@ -169,6 +169,14 @@ class SmtpSettings(_Section):
     ] = 600
 
 
+class PickupSettings(_Section):
+    """Pickup directories."""
+
+    collect_seconds: Annotated[
+        float, Field(gt=0, description="a file that lies there longer is told of: nobody seems to collect")
+    ] = 600
+
+
 class OAuthSettings(_Section):
     """Sign-ins of persons (`device_login`)."""
 
@@ -267,6 +275,7 @@ class Settings(BaseSettings):
     secrets: SecretsSettings = Field(default_factory=SecretsSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     smtp: SmtpSettings = Field(default_factory=SmtpSettings)
+    pickup: PickupSettings = Field(default_factory=PickupSettings)
     oauth: OAuthSettings = Field(default_factory=OAuthSettings)
     keyvault: KeyvaultSettings = KeyvaultSettings()
     graph: GraphSettings = Field(default_factory=GraphSettings)

@@ -103,7 +103,19 @@ class Installation:
 
     def _environment(self) -> Mapping[str, str]:
         given = environment_of(self.address, self.topology, self.mailboxes, self.directory, self.settings)
-        return {**given, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return {**given, "PYTHONPATH": os.pathsep.join(sys.path), **self.settings}
+
+
+def bound_by_rights() -> tuple[str, ...]:
+    """The command through which a worker minds the rights of files even if root runs the tests."""
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def bound_by_rights() -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from worker.events import (
     MailboxResumed,
     MailboxUnusable,
     Overtaken,
+    PickupLeft,
     Relayed,
     ReplyFailed,
     SessionOpened,
@@ -123,6 +124,17 @@ class LogEvents:
                     until=until.isoformat(timespec="seconds"),
                     explanation=explanation,
                     **{"class": kind},
+                )
+            case PickupLeft(mailbox, directory, 0, 0):
+                log.info("pickup files collected", mailbox=mailbox, directory=directory)
+            case PickupLeft(mailbox, directory, uncollected, refused):
+                log.warning(
+                    "pickup files not collected",
+                    mailbox=mailbox,
+                    directory=directory,
+                    uncollected=uncollected,
+                    refused=refused,
+                    remedy="Look whether the mail server that empties the directory runs and may read the files.",
                 )
             case UnknownReply(mailbox, stage, reply):
                 log.warning("unknown reply", mailbox=mailbox, stage=stage, reply=reply)

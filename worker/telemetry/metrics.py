@@ -23,6 +23,7 @@ from worker.events import (
     MailboxPaused,
     MailboxResumed,
     Overtaken,
+    PickupLeft,
     Relayed,
     ReplyFailed,
     SessionOpened,
@@ -60,6 +61,7 @@ class Metrics:
         self._rested = counter(
             "channel_rested_total", "Mails that went on to a mailbox's next channel", ("mailbox", "transport")
         )
+        self._left = gauge("pickup_files_left", "Files that lie in a pickup directory too long", ("mailbox", "why"))
         self._sessions = counter("smtp_sessions_opened_total", "Connections opened and logged in", ("mailbox",))
         self._tokens = counter("token_requests_total", "Requests to token authorities", ("mailbox", "outcome"))
         self._ends = gauge(
@@ -96,6 +98,9 @@ class Metrics:
                 self._flying.labels(mailbox).dec()
             case ChannelRested(mailbox=mailbox, transport=transport):
                 self._rested.labels(mailbox, transport).inc()
+            case PickupLeft(mailbox, _, uncollected, refused):
+                self._left.labels(mailbox, "uncollected").set(uncollected)
+                self._left.labels(mailbox, "refused").set(refused)
             case UnknownReply(mailbox=mailbox):
                 self._unknown.labels(mailbox).inc()
             case SessionOpened(mailbox=mailbox):
