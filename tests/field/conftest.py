@@ -1,0 +1,72 @@
+"""Real servers by other people, each started once and only if it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.field.dovecot import Dovecot, dovecot
+from tests.field.ground import Missing, home
+from tests.field.office import Office, office
+from tests.field.postfix import Postfix, postfix
+from worker.broker.connection import BrokerAddress
+from worker.broker.topology import Topology
+from worker.emulator.authority import Certificates, make_certificates
+
+Opening = Callable[..., AbstractAsyncContextManager[Office]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("field")
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Iterator[Certificates]:
+    """For localhost and its addresses, readable for whomever a server runs as."""
+    with home("certificates") as directory:
+        made = make_certificates(directory)
+        made.key_and_chain.chmod(0o644)
+        yield made
+
+
+@pytest.fixture(scope="session")
+def ca_file(certificates: Certificates) -> Path:
+    """What mailboxes trust."""
+    return certificates.ca_file
+
+
+@pytest.fixture(scope="module")
+def passwords(certificates: Certificates) -> Iterator[Dovecot]:
+    """A Dovecot that checks passwords."""
+    with _installed(), dovecot(certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def mail_server(certificates: Certificates, passwords: Dovecot) -> Iterator[Postfix]:
+    """A Postfix with an empty inbox whose logins Dovecot checks."""
+    with _installed(), postfix(certificates, smtpd_sasl_path=f"inet:127.0.0.1:{passwords.sasl}") as server:
+        yield server
+
+
+@pytest.fixture
+def opened(address: BrokerAddress, topology: Topology, tmp_path: Path) -> Opening:
+    """Opens an office with the given mailboxes."""
+
+    def opening(mailboxes: str, **settings: str) -> AbstractAsyncContextManager[Office]:
+        return office(address, topology, mailboxes, tmp_path, **settings)
+
+    return opening
