@@ -11,6 +11,7 @@ import pytest
 from tests.field.dovecot import Dovecot, dovecot
 from tests.field.ground import Missing, home
 from tests.field.office import Office, office
+from tests.field.oidc import Oidc, client, oidc
 from tests.field.postfix import Postfix, postfix
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
@@ -70,3 +71,30 @@ def opened(address: BrokerAddress, topology: Topology, tmp_path: Path) -> Openin
         return office(address, topology, mailboxes, tmp_path, **settings)
 
     return opening
+
+
+@pytest.fixture(scope="module")
+def provider(certificates: Certificates) -> Iterator[Oidc]:
+    """An OpenID Connect provider with a client for every way in which one can show who it is."""
+    with (
+        _installed(),
+        oidc(certificates, client("header", "client_secret_basic"), client("form", "client_secret_post")) as running,
+    ):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tokens(certificates: Certificates, provider: Oidc) -> Iterator[Dovecot]:
+    """A Dovecot that has every token looked up at the provider, and checks passwords, too."""
+    with (
+        _installed(),
+        dovecot(certificates, mechanisms="plain login xoauth2 oauthbearer", oauth=provider.dovecot) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def token_server(certificates: Certificates, tokens: Dovecot) -> Iterator[Postfix]:
+    """A Postfix with an empty inbox where tokens and passwords are good for a login."""
+    with _installed(), postfix(certificates, smtpd_sasl_path=f"inet:127.0.0.1:{tokens.sasl}") as server:
+        yield server

@@ -25,6 +25,10 @@ EXTRACTED = Path(__file__).resolve().parents[2] / ".field"
 _WITHIN = 30.0  # seconds
 _PAUSE = 0.05
 
+_TRACE = re.compile(
+    rb"\A(?:(?:Return-Path|Received|X-Original-To|Delivered-To|Envelope-To|Delivery-Date):.*\n(?:[ \t].*\n)*)*",
+    re.IGNORECASE,
+)
 _Found = TypeVar("_Found")
 
 
@@ -137,8 +141,7 @@ class Kept:
     @property
     def content(self) -> bytes:
         """Without the trace headers that servers put on top (RFC 5321 section 4.4)."""
-        trace = rb"(?:(?:Return-[Pp]ath|Received|X-Original-To|Delivered-To|Envelope-[Tt]o|Delivery-date):.*\n(?:[ \t].*\n)*)*"
-        return re.sub(rb"\A" + trace, b"", self.octets)
+        return _TRACE.sub(b"", self.octets)
 
 
 @dataclass(frozen=True, slots=True)

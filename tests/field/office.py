@@ -68,6 +68,12 @@ def login(username: str, password: str, mechanism: str | None = None) -> str:
     return "[mailboxes.box.login]\n" + "".join(f"{key} = {_toml(it)}\n" for key, it in fields.items())
 
 
+def bearer(issuer: str, ca_file: Path, **keys: str) -> str:
+    """Its login by a token of an OpenID Connect issuer."""
+    fields = {"oidc_issuer": issuer, "ca_file": str(ca_file), **keys}
+    return "[mailboxes.box.oauth]\n" + "".join(f"{key} = {_toml(it)}\n" for key, it in fields.items())
+
+
 def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 

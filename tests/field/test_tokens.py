@@ -1,0 +1,45 @@
+"""Bearer tokens of a certified OpenID Connect provider, looked up there by Dovecot, for Postfix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from contracts.delivery import DeliveryStatus
+from tests.field.conftest import Opening
+from tests.field.dovecot import Dovecot
+from tests.field.office import bearer, mailbox
+from tests.field.oidc import SCOPE, SECRET, Oidc
+from tests.field.postfix import Postfix
+
+
+@pytest.mark.parametrize("client_id", ["header", "form"])
+async def test_mail_is_submitted_with_a_token_of_the_provider(
+    client_id: str, token_server: Postfix, tokens: Dovecot, provider: Oidc, opened: Opening, ca_file: Path
+) -> None:
+    oauth = bearer(provider.issuer, ca_file, client_id=client_id, client_secret=SECRET, scope=SCOPE)
+    async with opened(mailbox(token_server.submission, ca_file=ca_file, more=oauth)) as postlane:
+        status, said = await postlane.command("check")
+        assert status == 0, said
+        results = [await postlane.send() for _ in range(3)]
+    assert {result.status for result in results} == {DeliveryStatus.ACCEPTED}, results
+    assert len(token_server.inbox.wait(3)) == 3
+    assert token_server.logged("sasl_method=XOAUTH2, sasl_username=notifications@contoso.example")
+    assert [event for event in provider.events("granted") if event["client"] == client_id]
+
+
+async def test_token_that_the_provider_has_forgotten_is_replaced_once(
+    token_server: Postfix, tokens: Dovecot, provider: Oidc, opened: Opening, ca_file: Path
+) -> None:
+    oauth = bearer(provider.issuer, ca_file, client_id="header", client_secret=SECRET, scope=SCOPE)
+    box = mailbox(token_server.submission, ca_file=ca_file, messages_per_connection=1, more=oauth)
+    async with opened(box) as postlane:
+        first = await postlane.send()
+        provider.restart()
+        granted = len(provider.events("granted"))
+        second = await postlane.send()
+        assert len(provider.events("granted")) == granted + 1
+    assert (first.status, second.status) == (DeliveryStatus.ACCEPTED, DeliveryStatus.ACCEPTED)
+    assert len(token_server.inbox.wait(2)) == 2
+    assert len(token_server.logged("SASL XOAUTH2 authentication failed")) == 1
