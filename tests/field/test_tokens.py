@@ -8,10 +8,11 @@ import pytest
 
 from contracts.delivery import DeliveryStatus
 from tests.field.conftest import Opening
-from tests.field.dovecot import Dovecot
+from tests.field.dovecot import Dovecot, dovecot
 from tests.field.office import bearer, mailbox
 from tests.field.oidc import SCOPE, SECRET, Oidc
-from tests.field.postfix import Postfix
+from tests.field.postfix import Postfix, postfix
+from worker.emulator.authority import Certificates
 
 
 @pytest.mark.parametrize("client_id", ["header", "form"])
@@ -43,3 +44,51 @@ async def test_token_that_the_provider_has_forgotten_is_replaced_once(
     assert (first.status, second.status) == (DeliveryStatus.ACCEPTED, DeliveryStatus.ACCEPTED)
     assert len(token_server.inbox.wait(2)) == 2
     assert len(token_server.logged("SASL XOAUTH2 authentication failed")) == 1
+
+
+async def test_server_that_knows_only_the_standards_mechanism_is_spoken_to_in_it(
+    certificates: Certificates, provider: Oidc, opened: Opening, ca_file: Path
+) -> None:
+    oauth = bearer(provider.issuer, ca_file, client_id="header", client_secret=SECRET, scope=SCOPE)
+    with (
+        dovecot(certificates, mechanisms="oauthbearer", oauth=provider.dovecot) as judge,
+        postfix(certificates, smtpd_sasl_path=f"inet:127.0.0.1:{judge.sasl}") as server,
+    ):
+        async with opened(
+            mailbox(server.submission, ca_file=ca_file, messages_per_connection=1, more=oauth)
+        ) as postlane:
+            first = await postlane.send()
+            provider.restart()
+            second = await postlane.send()
+        assert (first.status, second.status) == (DeliveryStatus.ACCEPTED, DeliveryStatus.ACCEPTED)
+        assert len(server.logged("sasl_method=OAUTHBEARER, sasl_username=notifications@contoso.example")) == 2
+        assert len(server.logged("SASL OAUTHBEARER authentication failed")) == 1
+
+
+async def test_wrong_client_secret_sends_nothing_and_says_what_to_do(
+    token_server: Postfix, provider: Oidc, opened: Opening, ca_file: Path
+) -> None:
+    oauth = bearer(provider.issuer, ca_file, client_id="header", client_secret="wrong", scope=SCOPE)
+    async with opened(mailbox(token_server.submission, ca_file=ca_file, more=oauth)) as postlane:
+        status, said = await postlane.command("check")
+        await postlane.publish(id="waits")
+        result = await postlane.inbox.first("waits")
+    assert status == 1
+    assert result.status is DeliveryStatus.DEFERRED
+    assert not token_server.inbox.mails()
+    assert not token_server.logged("authentication failed")
+
+
+async def test_users_token_of_somebody_else_is_refused_and_the_mailbox_rests(
+    token_server: Postfix, provider: Oidc, opened: Opening, ca_file: Path
+) -> None:
+    oauth = bearer(
+        provider.issuer, ca_file, client_id="header", client_secret=SECRET, scope=SCOPE, username="petr@contoso.example"
+    )
+    async with opened(mailbox(token_server.submission, ca_file=ca_file, more=oauth)) as postlane:
+        for number in range(5):
+            await postlane.publish(id=f"n-{number}")
+        await postlane.inbox.until(lambda results: len({result.notification_id for result in results}) == 5)
+        results = postlane.inbox.results
+    assert {result.status for result in results} == {DeliveryStatus.DEFERRED}
+    assert len(token_server.logged("authentication failed")) <= 2
