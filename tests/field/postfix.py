@@ -20,7 +20,7 @@ _MASTER = """\
 [::1]:{submission} inet n - n - - smtpd -o syslog_name=submission6
   -o smtpd_tls_security_level=encrypt -o smtpd_sasl_auth_enable=yes -o smtpd_tls_auth_only=yes
 127.0.0.1:{smtps} inet n - n - - smtpd -o syslog_name=smtps -o smtpd_tls_wrappermode=yes -o smtpd_sasl_auth_enable=yes
-127.0.0.1:{relay} inet n - n - - smtpd -o syslog_name=relay -o smtpd_tls_security_level=may
+127.0.0.1:{relay} inet n - n - - smtpd -o syslog_name=relay -o smtpd_tls_security_level=$relay_tls
 pickup    unix n - n 60 1 pickup
 cleanup   unix n - n - 0 cleanup
 qmgr      unix n - n 300 1 qmgr
@@ -57,6 +57,7 @@ _MAIN = {
     "smtpd_tls_loglevel": "1",
     "smtpd_tls_received_header": "yes",
     "smtpd_sasl_authenticated_header": "yes",
+    "relay_tls": "may",
     "maillog_file_prefixes": "/",
     "message_size_limit": "3000000",
     "smtpd_client_connection_count_limit": "50",
@@ -84,7 +85,7 @@ class Postfix:
     def __init__(self, home: Path, certificates: Certificates, settings: Mapping[str, str]) -> None:
         """Write the configuration; it does not run yet."""
         self._postfix = program("postfix")
-        self._etc = home / "etc"
+        self.home, self._etc = home, home / "etc"
         self.submission, self.smtps, self.relay = free_ports(3)
         self.inbox = Maildir(home / "mail" / "inbox")
         self._log = home / "postfix.log"
@@ -125,7 +126,7 @@ class Postfix:
     def set(self, **settings: str) -> None:
         """Change settings of a running server."""
         edit = [f"{key}={value}" for key, value in settings.items()]
-        subprocess.run([self._postfix.with_name("postconf"), "-c", self._etc, *edit], check=True)
+        subprocess.run([self._postfix.with_name("postconf"), "-c", self._etc, "-e", *edit], check=True)
         self._control("reload")
 
     def logged(self, pattern: str) -> list[str]:
