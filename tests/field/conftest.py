@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.field.dovecot import Dovecot, dovecot
+from tests.field.exim import Exim, exim
 from tests.field.ground import Missing, home
 from tests.field.office import Office, office
-from tests.field.oidc import Oidc, client, oidc
+from tests.field.oidc import Oidc, client, oidc, packages
+from tests.field.opensmtpd import OpenSmtpd, opensmtpd
 from tests.field.postfix import Postfix, postfix
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
@@ -61,6 +63,34 @@ def mail_server(certificates: Certificates, passwords: Dovecot) -> Iterator[Post
     """A Postfix with an empty inbox whose logins Dovecot checks."""
     with _installed(), postfix(certificates, smtpd_sasl_path=f"inet:127.0.0.1:{passwords.sasl}") as server:
         yield server
+
+
+@pytest.fixture
+def exim_server(certificates: Certificates) -> Iterator[Exim]:
+    """An Exim with an empty inbox."""
+    with _installed(), exim(certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def openbsd_server() -> Iterator[OpenSmtpd]:
+    """An OpenSMTPD with an empty inbox."""
+    with _installed(), opensmtpd() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(certificates: Certificates, mail_server: Postfix) -> Iterator[Dovecot]:
+    """A Dovecot whose submission service passes mail on to Postfix."""
+    with _installed(), dovecot(certificates, relay=mail_server.relay) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def node() -> None:
+    """Node, with what the tests need of npm."""
+    with _installed():
+        packages()
 
 
 @pytest.fixture

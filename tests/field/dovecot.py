@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ service anvil {{
 service stats {{
   chroot =
 }}
+mail_location = maildir:{home}/mail/%u
 submission_relay_host = 127.0.0.1
 submission_relay_port = {relay}
 submission_relay_trusted = yes
@@ -100,6 +102,8 @@ class Dovecot:
         self._home = home
         self.sasl, self.submission = free_ports(2)
         (home / "users").write_text(f"{USER}:{PASSWORD}\n", encoding="utf-8")
+        (home / "mail").mkdir()
+        shutil.chown(home / "mail", "nobody")
         if oauth is not None:
             (home / "oauth2.conf").write_text(oauth, encoding="utf-8")
         text = _CONFIGURATION.format(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -58,6 +59,18 @@ def as_root(server: str) -> None:
     """
     if os.geteuid() != 0:
         raise Missing(f"{server} starts as root only, and these tests do not run as root")
+
+
+def account(name: str) -> None:
+    """Servers run as users that their packages make.
+
+    Raises:
+        Missing: there is no such user.
+    """
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        raise Missing(f"there is no user {name}; make test-field makes one") from None
 
 
 @contextmanager

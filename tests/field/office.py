@@ -45,6 +45,17 @@ class Office:
         await self._post.publish(made)
         return made.id
 
+    async def flood(self, count: int) -> list[Result]:
+        """Publish so many with a subject each, wait for their final results."""
+        for number in range(count):
+            await self.publish(id=f"f-{number}", subject=f"Number {number}")
+
+        def finals(results: list[Result]) -> list[Result]:
+            return [result for result in results if result.final and str(result.notification_id).startswith("f-")]
+
+        await self.inbox.until(lambda results: len(finals(results)) >= count, 110)
+        return finals(self.inbox.results)
+
     async def command(self, *arguments: str) -> tuple[int, str]:
         """Exit status and output of `postlane …`."""
         return await command(self._environment, *arguments)

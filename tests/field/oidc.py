@@ -33,6 +33,17 @@ def client(client_id: str, method: str, **more: Any) -> dict[str, Any]:
     return {"client_id": client_id, "token_endpoint_auth_method": method, **secret, **flow, "scope": SCOPE, **more}
 
 
+def packages() -> None:
+    """Look for Node and what these tests need of npm.
+
+    Raises:
+        Missing: it is not there.
+    """
+    program("node")
+    if not (NODE / "node_modules").is_dir():
+        raise Missing("oidc-provider and smtp-server are not installed; make test-field installs them")
+
+
 class Oidc:
     """One provider; it keeps its tokens in memory, so that a restart makes all of them worthless.
 
@@ -94,9 +105,7 @@ def oidc(certificates: Certificates, *clients: Mapping[str, Any]) -> Iterator[Oi
     Raises:
         Missing: it is not installed.
     """
-    program("node")
-    if not (NODE / "node_modules" / "oidc-provider").is_dir():
-        raise Missing("oidc-provider is not installed; make test-field installs it")
+    packages()
     with home("oidc") as directory:
         provider = Oidc(directory, certificates, clients)
         try:

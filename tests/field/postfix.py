@@ -65,6 +65,7 @@ _MAIN = {
     " {unknown@contoso.example=550 5.1.1 No such user here}"
     " {full@contoso.example=452 4.2.2 Mailbox full}"
     " {grey@contoso.example=450 4.7.1 Greylisted, try again in 5 minutes}"
+    " {later@contoso.example=450 4.3.0 Not now}"
     " {moved@contoso.example=551 5.1.6 User has moved}"
     " {busy@contoso.example=421 4.3.2 Too busy, closing}"
     "}, permit_mynetworks, permit_sasl_authenticated, reject",
