@@ -85,7 +85,7 @@ async def test_greylisted_recipient_is_given_the_time_that_greylisting_takes(
 async def test_deferred_recipient_is_tried_again_and_the_others_have_their_mail_once(
     mail_server: Postfix, opened: Opening, ca_file: Path
 ) -> None:
-    async with opened(by_password(mail_server, ca_file)) as postlane:
+    async with opened(by_password(mail_server, ca_file, messages_per_connection=1)) as postlane:
         await postlane.publish("jana@contoso.example", "later@contoso.example", id="later")
         first = await postlane.inbox.first("later")
         mail_server.set(smtpd_recipient_restrictions="permit_sasl_authenticated, reject")
