@@ -12,7 +12,7 @@ from tests.field.dovecot import Dovecot, dovecot
 from tests.field.exim import Exim, exim
 from tests.field.ground import Missing, home
 from tests.field.office import Office, office
-from tests.field.oidc import Oidc, client, oidc, packages
+from tests.field.oidc import PERSONS, Oidc, client, key_of, oidc, packages
 from tests.field.opensmtpd import OpenSmtpd, opensmtpd
 from tests.field.postfix import Postfix, postfix
 from worker.broker.connection import BrokerAddress
@@ -103,13 +103,19 @@ def opened(address: BrokerAddress, topology: Topology, tmp_path: Path) -> Openin
     return opening
 
 
+@pytest.fixture(scope="session")
+def keys() -> Iterator[Path]:
+    """A directory for certificates of clients."""
+    with home("keys") as directory:
+        yield directory
+
+
 @pytest.fixture(scope="module")
-def provider(certificates: Certificates) -> Iterator[Oidc]:
+def provider(certificates: Certificates, keys: Path) -> Iterator[Oidc]:
     """An OpenID Connect provider with a client for every way in which one can show who it is."""
-    with (
-        _installed(),
-        oidc(certificates, client("header", "client_secret_basic"), client("form", "client_secret_post")) as running,
-    ):
+    clients = [client("header", "client_secret_basic"), client("form", "client_secret_post"), PERSONS]
+    clients += [key_of(keys, "rsa"), key_of(keys, "ecdsa")]
+    with _installed(), oidc(certificates, *clients) as running:
         yield running
 
 

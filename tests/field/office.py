@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ class Office:
         await self.inbox.until(lambda results: len(finals(results)) >= count, 110)
         return finals(self.inbox.results)
 
+    async def sign_in(self, person: Callable[[str, str], object]) -> dict[str, Any]:
+        """`postlane token login`, and a person who is told address and code. What it prints at the end."""
+        process = await begun(self._environment, "token", "login", "box", "--json")
+        assert process.stdout is not None
+        invitation = json.loads(await process.stdout.readline())
+        await asyncio.to_thread(person, invitation["address"], invitation["code"])
+        said = (await process.stdout.read()).decode()
+        assert await process.wait() == 0, said
+        return dict(json.loads(said))
+
     async def command(self, *arguments: str) -> tuple[int, str]:
         """Exit status and output of `postlane …`."""
         return await command(self._environment, *arguments)
@@ -79,7 +89,7 @@ def login(username: str, password: str, mechanism: str | None = None) -> str:
     return "[mailboxes.box.login]\n" + "".join(f"{key} = {_toml(it)}\n" for key, it in fields.items())
 
 
-def bearer(issuer: str, ca_file: Path, **keys: str) -> str:
+def bearer(issuer: str, ca_file: Path, **keys: object) -> str:
     """Its login by a token of an OpenID Connect issuer."""
     fields = {"oidc_issuer": issuer, "ca_file": str(ca_file), **keys}
     return "[mailboxes.box.oauth]\n" + "".join(f"{key} = {_toml(it)}\n" for key, it in fields.items())
@@ -106,11 +116,16 @@ async def office(
 
 async def command(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     """Exit status and output of `postlane …`."""
-    process = await asyncio.create_subprocess_exec(
+    process = await begun(environment, *arguments)
+    said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+async def begun(environment: Mapping[str, str], *arguments: str) -> asyncio.subprocess.Process:
+    """`postlane …`, while it runs."""
+    return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", *arguments),
         env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()

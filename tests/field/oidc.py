@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
+
+import requests
+import trustme
+from cryptography.x509 import load_pem_x509_certificate
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from tests.field.dovecot import USER
 from tests.field.ground import Missing, Process, home, program
@@ -42,6 +50,39 @@ def packages() -> None:
     program("node")
     if not (NODE / "node_modules").is_dir():
         raise Missing("oidc-provider and smtp-server are not installed; make test-field installs them")
+
+
+PERSONS = {
+    "client_id": "persons",
+    "token_endpoint_auth_method": "none",
+    "grant_types": ["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"],
+    "redirect_uris": [],
+    "response_types": [],
+    "application_type": "native",
+}
+
+
+def key_of(directory: Path, name: str) -> dict[str, Any]:
+    """A client that signs with a key of its own. Its certificate lies in the directory, `<name>.pem`."""
+    made = trustme.CA().issue_cert(f"{name}.contoso.example", key_type=trustme.KeyType[name.upper()])
+    file = directory / f"{name}.pem"
+    made.private_key_and_cert_chain_pem.write_to_path(file)
+    public = load_pem_x509_certificate(made.cert_chain_pems[0].bytes()).public_key()
+    written = RSAAlgorithm.to_jwk(public) if name == "rsa" else ECAlgorithm.to_jwk(public)
+    return client(name, "private_key_jwt", jwks={"keys": [json.loads(written)]})
+
+
+def visit(address: str, code: str, ca_file: Path) -> str:
+    """What somebody does who is shown a code: opens the page, fills in every form in turn. Returns the last page."""
+    answers = {"user_code": code, "login": USER, "password": "anything"}
+    with requests.Session() as browser:
+        browser.trust_env, browser.verify = False, str(ca_file)
+        page = browser.get(address)
+        while form := re.search(r'<form[^>]*action="([^"]*)"', page.text):
+            inputs = [dict(re.findall(r'(\w+)="([^"]*)"', it)) for it in re.findall(r"<input[^>]*>", page.text)]
+            fields = {it["name"]: answers.get(it["name"], it.get("value", "")) for it in inputs}
+            page = browser.post(urljoin(page.url, unescape(form[1])), data=fields)
+    return page.text
 
 
 class Oidc:

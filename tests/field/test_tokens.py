@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from contracts.delivery import DeliveryStatus
 from tests.field.conftest import Opening
 from tests.field.dovecot import Dovecot, dovecot
 from tests.field.office import bearer, mailbox
-from tests.field.oidc import SCOPE, SECRET, Oidc
+from tests.field.oidc import SCOPE, SECRET, Oidc, visit
 from tests.field.postfix import Postfix, postfix
 from worker.emulator.authority import Certificates
+from worker.sealing import new_key
 
 
 @pytest.mark.parametrize("client_id", ["header", "form"])
@@ -28,6 +30,36 @@ async def test_mail_is_submitted_with_a_token_of_the_provider(
     assert len(token_server.inbox.wait(3)) == 3
     assert token_server.logged("sasl_method=XOAUTH2, sasl_username=notifications@contoso.example")
     assert [event for event in provider.events("granted") if event["client"] == client_id]
+
+
+@pytest.mark.parametrize("name", ["rsa", "ecdsa"])
+async def test_client_shows_who_it_is_by_its_certificate(
+    name: str, token_server: Postfix, provider: Oidc, opened: Opening, ca_file: Path, keys: Path
+) -> None:
+    certificate = str(keys / f"{name}.pem")
+    oauth = bearer(provider.issuer, ca_file, client_id=name, certificate_file=certificate, scope=SCOPE)
+    async with opened(mailbox(token_server.submission, ca_file=ca_file, more=oauth)) as postlane:
+        result = await postlane.send()
+    assert result.status is DeliveryStatus.ACCEPTED, result
+    (granted,) = [event for event in provider.events("granted") if event["client"] == name]
+    assert granted["method"] == "private_key_jwt"
+
+
+async def test_person_signs_in_by_a_code_and_every_refresh_token_is_used_once(
+    token_server: Postfix, provider: Oidc, opened: Opening, ca_file: Path, tmp_path: Path
+) -> None:
+    """The provider replaces refresh tokens of public clients, and revokes the sign-in if an old one is used."""
+    oauth = bearer(provider.issuer, ca_file, client_id="persons", device_login=True)
+    vault = {"POSTLANE_OAUTH__DIRECTORY": str(tmp_path / "sign-ins"), "POSTLANE_OAUTH__KEY": new_key()}
+    async with opened(mailbox(token_server.submission, ca_file=ca_file, more=oauth), **vault) as postlane:
+        await postlane.sign_in(partial(visit, ca_file=ca_file))
+        for _ in range(2):
+            status, said = await postlane.command("check")
+            assert status == 0, said
+        result = await postlane.send()
+    assert result.status is DeliveryStatus.ACCEPTED, result
+    assert len(token_server.inbox.wait()) == 1
+    assert len([event for event in provider.events("granted") if event["client"] == "persons"]) == 4
 
 
 async def test_token_that_the_provider_has_forgotten_is_replaced_once(

@@ -15,7 +15,7 @@ const provider = new Provider(`https://localhost:${port}`, {
     revocation: { enabled: true },
     ...features,
   },
-  ttl: { ClientCredentials: 3600, AccessToken: 3600 },
+  ttl: { ClientCredentials: 3600, AccessToken: 300 }, // a person's token is refreshed at every look
   extraTokenClaims: () => ({ username }),
   findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, preferred_username: id }) }),
 });
