@@ -253,8 +253,9 @@ async def _submission(
     def step(what: str, failure: Refused | TokenRefused | Broken | None) -> Step:
         if failure is None:
             return Step(subject, what, "ok", seconds=time.monotonic() - started)
-        return _failed(subject, what, failure)
+        return _failed(subject, what, failure, () if foreign else None)
 
+    foreign = isinstance(endpoint.credentials, OAuth) and endpoint.credentials.oidc
     problem = await _resolve(endpoint.host)
     yield step(f"resolve {endpoint.host}", problem)
     if problem is not None:

@@ -252,6 +252,31 @@ async def test_server_that_lets_in_few_connections_gets_every_mail_once(
     assert once(mail_server, 60)
 
 
+@pytest.mark.parametrize(
+    ("limit", "kind"),
+    [
+        ("smtpd_client_message_rate_limit", "throttled-mailbox/rate"),
+        ("smtpd_client_recipient_rate_limit", "throttled-mailbox/rate"),
+        ("smtpd_client_auth_rate_limit", "throttled-mailbox/logins"),
+        ("smtpd_client_new_tls_session_rate_limit", "throttled-mailbox/logins"),
+        ("smtpd_client_connection_rate_limit", "transient/connections"),
+    ],
+)
+async def test_mailbox_that_is_too_quick_for_the_server_rests(
+    limit: str, kind: str, mail_server: Postfix, opened: Opening, ca_file: Path
+) -> None:
+    mail_server.set(**{limit: "3"}, smtpd_client_event_limit_exceptions="")
+    async with opened(by_password(mail_server, ca_file, connections=1, messages_per_connection=1)) as postlane:
+        for number in range(12):
+            await postlane.publish(id=f"n-{number}")
+        results = await postlane.inbox.until(lambda results: len({item.notification_id for item in results}) == 12)
+    accepted = [item for item in results if item.status is DeliveryStatus.ACCEPTED]
+    put_off = {item.reason.kind for item in results if item.status is DeliveryStatus.DEFERRED and item.reason}
+    assert len(accepted) == 3
+    assert kind in put_off
+    assert len(mail_server.logged("limit exceeded")) <= 2, "it is not asked again by every mail that waits"
+
+
 async def test_server_that_restarts_under_load_loses_nothing_and_doubles_nothing(
     mail_server: Postfix, opened: Opening, ca_file: Path
 ) -> None:

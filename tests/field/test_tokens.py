@@ -107,6 +107,7 @@ async def test_wrong_client_secret_sends_nothing_and_says_what_to_do(
         result = await postlane.inbox.first("waits")
     assert status == 1
     assert "Check `client_id` and the client secret" in said
+    assert "office365" not in said, "the steps at Microsoft's are no help with another issuer"
     assert result.status is DeliveryStatus.DEFERRED
     assert not token_server.inbox.mails()
     assert not token_server.logged("authentication failed")

@@ -16,6 +16,7 @@ const provider = new Provider(`https://localhost:${port}`, {
     ...features,
   },
   ttl: { ClientCredentials: 3600, AccessToken: 300 }, // a person's token is refreshed at every look
+  formats: { bitsOfOpaqueRandomness: 8000 }, // as long as Microsoft's tokens: too long for one line of AUTH
   extraTokenClaims: () => ({ username }),
   findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id, preferred_username: id }) }),
 });
