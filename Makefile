@@ -1,6 +1,6 @@
 # Every target makes what it needs: the virtual environment, pinned dependencies, a broker of its own.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-adapters test-e2e test-containers chaos acceptance lint format types check schemas lock load clean
+.PHONY: help install demo test test-unit test-adapters test-e2e test-containers test-field chaos acceptance lint format types check schemas lock load clean
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
@@ -17,7 +17,7 @@ demo: install ## see the main job work, on this machine, with nothing of yours
 	@$(BIN)/postlane demo $(if $(YES),--yes)
 
 test: install ## all tests but those that need a Docker engine or minutes of faults
-	$(PYTEST) -m "not container and not chaos" -n 2 --dist loadgroup
+	$(PYTEST) -m "not container and not chaos and not field" -n 2 --dist loadgroup
 
 test-unit: install ## pure decisions only: no broker, no sockets
 	$(PYTEST) tests/unit -n 2
@@ -30,6 +30,10 @@ test-e2e: install ## whole workers, as an operator runs them
 
 test-containers: install ## the worker image and RabbitMQ 4 in containers (needs a Docker engine; starts one if it may)
 	deploy/images/with-engine $(PYTEST) tests/containers tests/adapters -m container
+
+test-field: install ## against servers by other people: Postfix, Dovecot, Exim, … (as root it installs what is missing; minutes)
+	tests/field/install
+	$(PYTEST) tests/field -m field
 
 chaos: install ## break everything on purpose, a thousand times, and count what was lost or doubled (half an hour)
 	$(BIN)/python -m tests.chaos.run

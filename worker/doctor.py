@@ -21,9 +21,7 @@ from worker.domain.mailbox import (
     Directory,
     GraphEndpoint,
     Mailbox,
-    NoLogin,
     OAuth,
-    Password,
     PickupDirectory,
     Secret,
     SmtpEndpoint,
@@ -43,8 +41,7 @@ from worker.ports import Token
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
 from worker.smtp.dialogue import Lost
-from worker.smtp.sasl import Xoauth2
-from worker.smtp.transport import password_mechanism
+from worker.smtp.transport import mechanism_for
 
 State = Literal["ok", "warning", "failed"]
 
@@ -256,8 +253,9 @@ async def _submission(
     def step(what: str, failure: Refused | TokenRefused | Broken | None) -> Step:
         if failure is None:
             return Step(subject, what, "ok", seconds=time.monotonic() - started)
-        return _failed(subject, what, failure)
+        return _failed(subject, what, failure, () if foreign else None)
 
+    foreign = isinstance(endpoint.credentials, OAuth) and endpoint.credentials.oidc
     problem = await _resolve(endpoint.host)
     yield step(f"resolve {endpoint.host}", problem)
     if problem is not None:
@@ -296,13 +294,7 @@ async def _session(
     may_submit: bool | None,  # noqa: FBT001 - what the token shows, if it shows anything
 ) -> AsyncIterator[Step]:
     started = time.monotonic()
-    match endpoint.credentials:
-        case NoLogin():
-            mechanism = None
-        case Password() as login:
-            mechanism = password_mechanism(login, connection)
-        case OAuth() as client:
-            mechanism = Xoauth2(client.username, token.value if token else "")
+    mechanism = mechanism_for(endpoint.credentials, connection, token)
     if mechanism is not None:
         answer = await authenticate(connection, mechanism, timeouts)
         what = f"log in by {mechanism.name} as {mechanism.username}"

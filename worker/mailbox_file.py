@@ -18,6 +18,7 @@ from importlib.resources import files
 from itertools import combinations
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -219,6 +220,8 @@ class _OAuth(_Table):
         for item in (self.authority, self.oidc_issuer):
             if item is not None and not item.startswith("https://"):
                 raise ValueError("the token authority must be an https:// address")
+        if self.authority is not None and not urlsplit(self.authority).path.strip("/"):
+            raise ValueError("authority lacks the tenant, https://host/<tenant id>; for others than Entra: oidc_issuer")
         return self
 
     def _proofs(self) -> list[str]:
@@ -733,11 +736,18 @@ def _oauth(oauth: _OAuth, cloud: Cloud, address: str, environment: Mapping[str, 
         authority=oauth.oidc_issuer or oauth.authority or tenant,
         client_id=oauth.client_id or "",
         proof=proof,
-        scope=oauth.scope or (cloud.delegated_scope if isinstance(proof, DeviceLogin) else cloud.scope),
+        scope=oauth.scope or _scope(oauth, cloud),
         username=oauth.username or address,
         oidc=oauth.oidc_issuer is not None,
         ca_file=_existing(oauth.ca_file),
     )
+
+
+def _scope(oauth: _OAuth, cloud: Cloud) -> str:
+    """Microsoft's; how others call theirs, and whether they have any, only they know."""
+    if oauth.oidc_issuer is not None and not oauth.oidc_issuer.startswith(f"{cloud.authority}/"):
+        return ""
+    return cloud.delegated_scope if oauth.device_login else cloud.scope
 
 
 def _proof(oauth: _OAuth, environment: Mapping[str, str]) -> Proof:

@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.domain.delivery import Broken, Refused, TokenRefused
+from worker.domain.delivery import Refused
 from worker.domain.health import Checked, Finding, State, found, together, warned
-from worker.domain.mailbox import GraphEndpoint, Mailbox, NoLogin, Password, PickupDirectory, SmtpEndpoint, Tls
+from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, PickupDirectory, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
 from worker.graph.transport import GraphTransport
 from worker.pickup import transport as pickup
 from worker.ports import Clock, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
-from worker.smtp.sasl import Mechanism, Xoauth2
-from worker.smtp.transport import password_mechanism
+from worker.smtp.transport import mechanism_for
 
 TOTAL = 10.0  # seconds that a look may take, whatever the server does
 _PER_ADDRESS = 3.0  # seconds, so that one dead address of a name leaves time for the others
@@ -258,22 +257,18 @@ class _Way:
     async def _logged_in(self, connection: Connection, timeouts: Timeouts) -> Finding | None:
         """What comes of the login; None if it is worth another try with a new token."""
         self.reached = State.NO_ANSWER
-        token: Token | TokenRefused | Broken | None = None
-        mechanism: Mechanism
-        match self.endpoint.credentials:
-            case NoLogin():
-                return Finding(State.WELL, f"The server answers, TLS {connection.tls}, no login.")
-            case Password() as login:
-                mechanism = password_mechanism(login, connection)
-            case client:
-                self.reached = State.TOKEN_REFUSED
-                token = await self.tokens.token(self.name, client, rejected=self.rejected)
-                if not isinstance(token, Token):
-                    return found(token, self.endpoint)
-                mechanism = Xoauth2(client.username, token.value)
-                self.reached = State.NO_ANSWER
+        token: Token | None = None
+        if isinstance(client := self.endpoint.credentials, OAuth):
+            self.reached = State.TOKEN_REFUSED
+            answer = await self.tokens.token(self.name, client, rejected=self.rejected)
+            if not isinstance(answer, Token):
+                return found(answer, self.endpoint)
+            token, self.reached = answer, State.NO_ANSWER
+        mechanism = mechanism_for(client, connection, token)
+        if mechanism is None:
+            return Finding(State.WELL, f"The server answers, TLS {connection.tls}, no login.")
         reply = await authenticate(connection, mechanism, timeouts)
-        if isinstance(reply, Refused) and isinstance(token, Token) and not token.fresh and self.rejected is None:
+        if isinstance(reply, Refused) and token is not None and not token.fresh and self.rejected is None:
             self.rejected = token
             return None
         if not isinstance(reply, Reply):

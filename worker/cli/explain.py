@@ -27,6 +27,7 @@ class _Where(StrEnum):
 
 class _How(StrEnum):
     XOAUTH2 = "xoauth2"
+    OAUTHBEARER = "oauthbearer"
     LOGIN = "login"
     PLAIN = "plain"
 

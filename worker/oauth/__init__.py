@@ -1,1 +1,1 @@
-"""Access tokens (OAuth 2.0 client credentials). The only folder that knows MSAL."""
+"""Access tokens (OAuth 2.0): Microsoft's through MSAL, known to this folder only; other issuers' by the standards."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 
@@ -36,6 +37,15 @@ def read(proof: Certificate) -> x509.Certificate:
     Raises:
         OSError, ValueError: as `presented`.
     """
+    return opened(proof)[1]
+
+
+def opened(proof: Certificate) -> tuple[PrivateKeyTypes, x509.Certificate]:
+    """The key and the certificate that belongs to it.
+
+    Raises:
+        OSError, ValueError: as `presented`.
+    """
     content, password = Path(proof.file).read_bytes(), _password(proof)
     secret = password.encode() if password else None
     try:
@@ -51,7 +61,7 @@ def read(proof: Certificate) -> x509.Certificate:
             "is neither a PEM file with private key and matching certificate nor a PFX file with both, or "
             "certificate_password does not open it"
         )
-    return found
+    return key, found
 
 
 def expires(proof: Certificate) -> datetime:

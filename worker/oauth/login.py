@@ -9,9 +9,11 @@ import msal
 import requests
 from msal.exceptions import MsalServiceError
 
+from worker.domain.claims import read
 from worker.domain.mailbox import OAuth
+from worker.oauth import issuer
 from worker.oauth.http import Http, NotTheAuthority, OddAnswer
-from worker.oauth.proof import where
+from worker.oauth.proof import Answer, where
 from worker.oauth.vault import Vault
 from worker.unusable import Unusable
 
@@ -51,29 +53,54 @@ def sign_in(credentials: OAuth, vault: Vault, timeout: float, show: Callable[[In
     """
     with vault.opened(credentials):
         pass
-    cache = msal.SerializableTokenCache()
+    by = _at_an_issuer if credentials.oidc else _at_microsofts
     with Http(credentials.ca_file, timeout, credentials.authority if credentials.oidc else None) as http:
         try:
-            application = msal.PublicClientApplication(
-                credentials.client_id, token_cache=cache, http_client=http, **where(credentials)
-            )
-            flow = application.initiate_device_flow([credentials.scope])
-            if "user_code" not in flow:
-                raise LoginFailed(_refusal(flow))
-            show(Invitation(flow["verification_uri"], flow["user_code"], int(flow["expires_in"])))
-            answer = application.acquire_token_by_device_flow(flow)
+            user, kept = by(credentials, http, show)
         except (requests.RequestException, NotTheAuthority, OddAnswer, ValueError, MsalServiceError) as error:
             words = str(error) if isinstance(error, NotTheAuthority) else type(error).__name__
             raise LoginFailed(f"{credentials.authority} cannot be used for signing in: {words}") from None
+    with vault.opened(credentials) as sealed:
+        sealed.content = kept
+    return user
+
+
+def _at_microsofts(credentials: OAuth, http: Http, show: Callable[[Invitation], None]) -> tuple[str, str]:
+    """Who has signed in, and what is to be kept of it."""
+    cache = msal.SerializableTokenCache()
+    application = msal.PublicClientApplication(
+        credentials.client_id, token_cache=cache, http_client=http, **where(credentials)
+    )
+    flow = application.initiate_device_flow([credentials.scope])
+    show(_invitation(flow))
+    answer = application.acquire_token_by_device_flow(flow)
+    _check(answer, refresh=bool(list(cache.search(cache.CredentialType.REFRESH_TOKEN))))
+    return str(answer.get("id_token_claims", {}).get("preferred_username", "")), cache.serialize()
+
+
+def _at_an_issuer(credentials: OAuth, http: Http, show: Callable[[Invitation], None]) -> tuple[str, str]:
+    asked = issuer.Issuer(credentials, http)
+    flow = asked.invitation(" ".join(dict.fromkeys(["openid", "offline_access", *credentials.scope.split()])))
+    show(_invitation(flow))
+    answer = issuer.sign_in(asked, flow)
+    _check(answer, refresh="refresh_token" in answer)
+    claims = read(str(answer.get("id_token", "")))
+    return claims.user if claims else "", issuer.kept_of(answer)
+
+
+def _invitation(flow: Answer) -> Invitation:
+    if "user_code" not in flow:
+        raise LoginFailed(_refusal(flow))
+    return Invitation(flow["verification_uri"], flow["user_code"], int(flow["expires_in"]))
+
+
+def _check(answer: Answer, *, refresh: bool) -> None:
     if "access_token" not in answer:
         raise LoginFailed(_refusal(answer))
-    if not list(cache.search(cache.CredentialType.REFRESH_TOKEN)):
+    if not refresh:
         raise LoginFailed("The authority gave no refresh token, so the sign-in would end within the hour.")
-    with vault.opened(credentials) as sealed:
-        sealed.content = cache.serialize()
-    return str(answer.get("id_token_claims", {}).get("preferred_username", ""))
 
 
-def _refusal(answer: dict[str, object]) -> str:
+def _refusal(answer: Answer) -> str:
     description = str(answer.get("error_description") or "").splitlines()
     return f"The sign-in was refused: {description[0] if description else answer.get('error', 'without a reason')}"

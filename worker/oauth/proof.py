@@ -43,7 +43,7 @@ def source(credentials: OAuth, http: Http, vault: Vault) -> Source:
             return _AppOnly(credentials, http, _presented(credentials.proof))
         case Federated(file):
             # A callable: the platform replaces the file long before the process ends.
-            return _AppOnly(credentials, http, {"client_assertion": lambda: _assertion(file)})
+            return _AppOnly(credentials, http, {"client_assertion": lambda: assertion(file)})
         case ManagedIdentity() as identity:
             return _Managed(credentials, identity, http)
         case DeviceLogin():
@@ -54,8 +54,6 @@ def source(credentials: OAuth, http: Http, vault: Vault) -> Source:
 
 def where(credentials: OAuth) -> dict[str, Any]:
     """MSAL's arguments that say which authority is asked; of others than its own Microsoft is told nothing."""
-    if credentials.oidc:
-        return {"oidc_authority": credentials.authority}
     microsoft = urlsplit(credentials.authority).hostname in WELL_KNOWN_AUTHORITY_HOSTS
     return {"authority": credentials.authority, "instance_discovery": microsoft}
 
@@ -132,7 +130,12 @@ def _presented(proof: Certificate) -> dict[str, Any]:
         raise ProofUnusable(f"certificate_file {proof.file}: {error}") from None
 
 
-def _assertion(file: PurePath) -> str:
+def assertion(file: PurePath) -> str:
+    """What the platform has put into a federated credential's file.
+
+    Raises:
+        ProofUnusable: it cannot be read.
+    """
     try:
         return Path(file).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:

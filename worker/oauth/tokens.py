@@ -17,7 +17,7 @@ from msal import ManagedIdentityError
 from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
 from worker.domain.mailbox import Certificate, DeviceLogin, ManagedIdentity, OAuth, Secret
 from worker.events import TokenFetched
-from worker.oauth import proof
+from worker.oauth import issuer, proof
 from worker.oauth.http import Http, NotTheAuthority
 from worker.oauth.proof import Answer, ProofUnusable, Source
 from worker.oauth.vault import Vault, VaultError
@@ -169,7 +169,8 @@ class MsalTokens:
         http = client.http if client else _line(credentials, self._timeout)
         try:
             if client is None:
-                client = _Client(proof.source(credentials, http, self._vault), http, stamp)
+                made = issuer.source if credentials.oidc else proof.source
+                client = _Client(made(credentials, http, self._vault), http, stamp)
                 self._clients[credentials] = client
             answer = client.source.acquire(lambda token: _lasts(token) and token["access_token"] != rejected)
             if "access_token" in answer:
@@ -241,7 +242,8 @@ def _refused(answer: Answer, credentials: OAuth) -> TokenRefused:
 def _secrets(credentials: OAuth) -> list[str]:
     match credentials.proof:
         case Secret(value):
-            return [value.get_secret_value()]
+            secret = value.get_secret_value()
+            return [secret, issuer.in_header(credentials.client_id, secret)]
         case Certificate(password=password) if password is not None:
             return [password.get_secret_value()]
         case _:

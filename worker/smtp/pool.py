@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from worker.domain.mailbox import SessionLimits
 from worker.smtp.session import Session
 
 _LINE_PER_CONNECTION = 2
+_ECHO = 1.0  # seconds in which a failure also answers those who were on their way to ask when it came
 
 Unopened = Refused | TokenRefused | Broken | Busy
 Open = Callable[[], Awaitable[Session | Unopened]]
@@ -43,6 +45,8 @@ class Pool:
         self._patience = patience
         self._wanted = wanted
         self._permits = asyncio.Semaphore(limits.connections)
+        self._door = asyncio.Lock()
+        self._failure: tuple[float, Unopened] | None = None
         self._waiting = 0
         self._leaving: set[asyncio.Task[None]] = set()
         self._idle: deque[_Idle] = deque()
@@ -50,11 +54,12 @@ class Pool:
     @asynccontextmanager
     async def session(self, *, fresh: bool = False) -> AsyncIterator[Session | Unopened]:
         """Lend a session, an idle one if there is one and `fresh` does not forbid it."""
+        asked = time.monotonic()
         if not await self._permitted():
             yield Busy()
             return
         try:
-            session = await self._lent(fresh=fresh)
+            session = await self._lent(asked, fresh=fresh)
             try:
                 yield session
             finally:
@@ -83,7 +88,7 @@ class Pool:
             self._retire(self._idle.pop())
         await self._retired()
 
-    async def _lent(self, *, fresh: bool) -> Session | Unopened:
+    async def _lent(self, asked: float, *, fresh: bool) -> Session | Unopened:
         """An idle session, or a new one once those that it replaces are gone: the server counts them too."""
         while self._idle:
             idle = self._idle.pop()
@@ -92,7 +97,23 @@ class Pool:
                 return idle.session
             self._retire(idle)
         await self._retired()
-        return await self._open()
+        return await self._opened(asked)
+
+    async def _opened(self, asked: float) -> Session | Unopened:
+        """One login at a time, and a failure is everybody's who was waiting: a wrong password is tried once.
+
+        Accounts are locked after a handful of refusals, which several connections would bring about by themselves.
+        """
+        async with self._door:
+            if self._failure is not None and self._failure[0] > asked:
+                return self._failure[1]
+            opened = await self._open()
+            if isinstance(opened, Session):
+                self._failure = None
+            else:
+                echo = 0 if isinstance(opened, Busy) else _ECHO
+                self._failure = time.monotonic() + echo, opened
+            return opened
 
     def _take_back(self, session: Session) -> None:
         seconds = self._limits.idle.total_seconds()

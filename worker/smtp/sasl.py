@@ -1,4 +1,4 @@
-"""Authentication exchanges without I/O (RFC 4954, RFC 4616, the LOGIN draft, Microsoft's XOAUTH2 page)."""
+"""Authentication exchanges without I/O (RFC 4954, RFC 4616, RFC 7628, the LOGIN draft, Microsoft's XOAUTH2 page)."""
 
 from __future__ import annotations
 
@@ -81,8 +81,32 @@ class Xoauth2:
         return _forms(self.token, self.initial)
 
 
+@dataclass(frozen=True, slots=True)
+class Oauthbearer:
+    """A bearer token for a mailbox as RFC 7628 has it; the answer to an error is a single control-A (section 3.2.3)."""
+
+    username: str
+    token: str = field(repr=False)
+    name: str = "OAUTHBEARER"
+
+    def responses(self) -> Responses:
+        """The token to the empty challenge, the least possible to the error that may follow."""
+        yield self.initial
+        yield b"\x01"
+
+    @property
+    def initial(self) -> bytes:
+        """`n,a=…,^Aauth=Bearer …^A^A`, with the two signs that RFC 5801 section 4 reserves written otherwise."""
+        name = self.username.replace("=", "=3D").replace(",", "=2C")
+        return b"n,a=" + name.encode() + b",\x01auth=Bearer " + self.token.encode() + b"\x01\x01"
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, in every form in which it goes over the line."""
+        return _forms(self.token, self.initial)
+
+
 def _forms(secret: str, sent: bytes) -> tuple[str, ...]:
     return (base64.b64encode(sent).decode(), secret)
 
 
-Mechanism = Login | Plain | Xoauth2
+Mechanism = Login | Plain | Xoauth2 | Oauthbearer

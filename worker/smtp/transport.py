@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -12,14 +12,14 @@ from typing import cast
 
 from worker.domain.delivery import Broken, Busy, Fault, Refused, Stage, Submission, TokenRefused
 from worker.domain.envelope import Envelope
-from worker.domain.mailbox import Limits, Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
+from worker.domain.mailbox import Credentials, Limits, Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
 from worker.ports import HandingOver, Observe, Permits, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
 from worker.smtp.pool import Open, Pool, Unopened
-from worker.smtp.sasl import Login, Mechanism, Plain, Xoauth2
+from worker.smtp.sasl import Login, Mechanism, Oauthbearer, Plain, Xoauth2
 from worker.smtp.session import Closed, Session
 
 _BAD_TOKEN = {535, 501}  # 501 5.5.127: High Volume Email finds that the token ends too soon
@@ -119,10 +119,8 @@ class SmtpTransport:
     ) -> Session | Refused | TokenRefused | Broken:
         """Connect and log in. A password is tried once; a token from the cache may be replaced by a new one once."""
         match endpoint.credentials:
-            case NoLogin():
-                return await self._opened(name, endpoint, None, closed)
-            case Password() as password:
-                return await self._opened(name, endpoint, password, closed)
+            case NoLogin() | Password():
+                return await self._opened(name, endpoint, closed)
             case OAuth() as client:
                 return await self._with_token(name, endpoint, client, closed)
 
@@ -132,22 +130,22 @@ class SmtpTransport:
         token = await self._tokens.token(name, client)
         if not isinstance(token, Token):
             return token
-        opened = await self._opened(name, endpoint, Xoauth2(client.username, token.value), closed)
+        opened = await self._opened(name, endpoint, closed, token)
         if token.fresh or not _refuses_token(opened):
             return opened
         token = await self._tokens.token(name, client, rejected=token)
         if not isinstance(token, Token):
             return token
-        return await self._opened(name, endpoint, Xoauth2(client.username, token.value), closed)
+        return await self._opened(name, endpoint, closed, token)
 
     async def _opened(
-        self, name: str, endpoint: SmtpEndpoint, login: Mechanism | Password | None, closed: Closed | None
+        self, name: str, endpoint: SmtpEndpoint, closed: Closed | None, token: Token | None = None
     ) -> Session | Refused | Broken:
         started = time.monotonic()
         connection = await connect(endpoint, self._timeouts)
         if not isinstance(connection, Connection):
             return connection
-        mechanism = password_mechanism(login, connection) if isinstance(login, Password) else login
+        mechanism = mechanism_for(endpoint.credentials, connection, token)
         if mechanism is not None:
             reply = await authenticate(connection, mechanism, self._timeouts)
             if not isinstance(reply, Reply):
@@ -161,10 +159,24 @@ def _nobody() -> bool:
     return False
 
 
-def password_mechanism(login: Password, connection: Connection) -> Mechanism:
-    """The configured mechanism; without one the first that the server offers. Never one after the other."""
+def mechanism_for(credentials: Credentials, connection: Connection, token: Token | None) -> Mechanism | None:
+    """How to log in: as configured, or by what the server offers. Never one after the other.
+
+    A token goes by XOAUTH2, and by OAUTHBEARER only where that is all there is.
+    """
+    match credentials:
+        case NoLogin():
+            return None
+        case Password() as login:
+            return _by_password(login, connection.mechanisms)
+        case OAuth(username=username):
+            value, offered = token.value if token else "", connection.mechanisms
+            only_bearer = "OAUTHBEARER" in offered and "XOAUTH2" not in offered
+            return Oauthbearer(username, value) if only_bearer else Xoauth2(username, value)
+
+
+def _by_password(login: Password, offered: Sequence[str]) -> Mechanism:
     secret = login.password.get_secret_value()
-    offered = connection.mechanisms
     name = (login.mechanism or ("login" if "LOGIN" in offered or "PLAIN" not in offered else "plain")).lower()
     return Plain(login.username, secret) if name == "plain" else Login(login.username, secret)
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 import pytest
 import trustme
@@ -20,6 +21,7 @@ from worker.domain.mailbox import OAuth, Secret
 from worker.events import TokenFetched
 from worker.ports import Token
 
+PACKED = base64.b64encode(f"the-app:{SECRET}".encode()).decode()
 HTML = Answer(200, "<html>Please log in to the hotel's network</html>", {"Content-Type": "text/html"})
 
 
@@ -35,20 +37,78 @@ def assert_broken(answer: object, fault: Fault) -> None:
 # how it is meant to be
 
 
-async def test_client_is_authenticated_in_the_form(client: Client, issuer: OAuth, authority: Authority) -> None:
-    """client_secret_post: what Microsoft does, and what an issuer must support to serve us."""
+def methods(authority: Authority, *supported: str) -> None:
+    told = authority.configuration(token_endpoint_auth_methods_supported=supported)
+    authority.answers[authority.discovery_path] = Answer(body=json.dumps(told))
+
+
+def in_header(request: Request) -> tuple[str, ...]:
+    """Client and secret, as RFC 6749 section 2.3.1 has them."""
+    pair = base64.b64decode(request.headers["authorization"].removeprefix("Basic ")).decode()
+    return tuple(map(unquote_plus, pair.split(":")))
+
+
+async def test_client_is_authenticated_in_the_header(client: Client, issuer: OAuth, authority: Authority) -> None:
+    """client_secret_basic: what every issuer must support (RFC 6749 section 2.3.1)."""
     answer = await client.tokens.token("box", issuer)
     assert answer == Token("token-1", fresh=True)
     (request,) = authority.token_requests
     assert request.method == "POST"
     assert request.headers["content-type"].startswith("application/x-www-form-urlencoded")
-    assert {key: request.form.get(key) for key in ("grant_type", "client_id", "client_secret", "scope")} == {
-        "grant_type": "client_credentials",
-        "client_id": "the-app",
-        "client_secret": SECRET,
-        "scope": "api://mail/.default",
-    }
+    assert request.form == {"grant_type": "client_credentials", "scope": "api://mail/.default"}
+    assert in_header(request) == ("the-app", SECRET)
+
+
+async def test_client_is_authenticated_in_the_form_where_the_issuer_knows_only_that(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    methods(authority, "client_secret_post")
+    assert await client.tokens.token("box", issuer) == Token("token-1", fresh=True)
+    (request,) = authority.token_requests
+    assert (request.form["client_id"], request.form["client_secret"]) == ("the-app", SECRET)
     assert "authorization" not in request.headers
+
+
+async def test_way_that_this_client_is_not_registered_for_is_tried_once(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    """An issuer lists what it knows; which of them a client was registered with only the client's owner knows."""
+
+    async def form_only(request: Request) -> Answer:
+        if "client_secret" not in request.form:
+            return error(401, "invalid_client")
+        return token(f"token-{len(authority.token_requests)}", lifetime=0)
+
+    methods(authority, "client_secret_basic", "client_secret_post")
+    authority.answers[authority.token_path] = form_only
+    assert await client.tokens.token("box", issuer) == Token("token-2", fresh=True)
+    assert await client.tokens.token("box", issuer) == Token("token-3", fresh=True)
+
+
+async def test_wrong_secret_is_tried_in_both_ways_and_no_more(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    authority.answers[authority.token_path] = error(401, "invalid_client")
+    answer = await client.tokens.token("box", issuer)
+    assert isinstance(answer, TokenRefused)
+    assert answer.error == "invalid_client"
+    assert len(authority.token_requests) == 2
+
+
+async def test_issuer_without_a_path_is_asked_at_its_root(
+    client: Client, issuer: OAuth, server_tls: ssl.SSLContext
+) -> None:
+    """Most issuers are a host alone."""
+    async with issuing(server_tls, tenant="") as root:
+        answer = await client.tokens.token("box", replace(issuer, authority=root.url))
+        client.tokens.close()
+    assert answer == Token("token-1", fresh=True)
+    assert [request.path for request in root.requests] == ["/.well-known/openid-configuration", "/token"]
+
+
+async def test_scope_that_nobody_has_named_is_left_out(client: Client, issuer: OAuth, authority: Authority) -> None:
+    assert isinstance(await client.tokens.token("box", replace(issuer, scope="")), Token)
+    assert authority.token_requests[0].form == {"grant_type": "client_credentials"}
 
 
 async def test_nobody_but_the_issuer_is_asked(client: Client, issuer: OAuth, authority: Authority) -> None:
@@ -60,7 +120,7 @@ async def test_nobody_but_the_issuer_is_asked(client: Client, issuer: OAuth, aut
 async def test_secret_with_letters_of_any_kind_arrives(client: Client, issuer: OAuth, authority: Authority) -> None:
     odd = "ž&=+% \"'\\"
     assert isinstance(await client.tokens.token("box", replace(issuer, proof=Secret(SecretStr(odd)))), Token)
-    assert authority.token_requests[0].form["client_secret"] == odd
+    assert in_header(authority.token_requests[0]) == ("the-app", odd)
 
 
 async def test_short_lived_token_is_used_for_half_its_life(client: Client, issuer: OAuth, authority: Authority) -> None:
@@ -471,8 +531,9 @@ async def test_redirection_does_not_carry_the_secret_into_the_open(
         Answer(500, f"you sent {SECRET}"),
         Answer(200, f"access_token={SECRET}&token_type=bearer", {"Content-Type": "application/x-www-form-urlencoded"}),
         error(400, "invalid_request", error_description=f"cannot read client_id=the-app&client_secret={SECRET}"),
+        error(400, "invalid_request", error_description=f"cannot read Authorization: Basic {PACKED}"),
     ],
-    ids=["token", "refused", "500", "token-in-a-form", "repeated-in-the-description"],
+    ids=["token", "refused", "500", "token-in-a-form", "repeated-in-the-description", "repeated-as-it-was-sent"],
 )
 async def test_secret_and_token_show_in_nothing_that_comes_back(
     client: Client, issuer: OAuth, authority: Authority, said: Answer, caplog: pytest.LogCaptureFixture
@@ -480,8 +541,7 @@ async def test_secret_and_token_show_in_nothing_that_comes_back(
     caplog.set_level(logging.DEBUG)
     authority.answers[authority.token_path] = said
     answer = await client.tokens.token("box", issuer)
-    assert authority.token_requests[0].form["client_secret"] == SECRET
-    packed = base64.b64encode(SECRET.encode()).decode()
+    assert in_header(authority.token_requests[0]) == ("the-app", SECRET)
     for text in (repr(answer), str(answer), repr(issuer), repr(client.events.seen), caplog.text):
         assert SECRET not in text
-        assert packed not in text
+        assert PACKED not in text

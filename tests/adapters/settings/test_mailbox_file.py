@@ -484,6 +484,22 @@ def test_file_of_a_federated_assertion_may_be_named_by_the_platform(
 
 
 @pytest.mark.parametrize(
+    ("issuer", "scope"),
+    [
+        ("https://id.contoso.com", ""),
+        ("https://login.microsoftonline.com/t/v2.0", "https://outlook.office365.com/.default"),
+    ],
+)
+def test_issuer_that_is_not_microsofts_is_asked_for_no_scope_of_microsofts(
+    written: Callable[[str], Path], issuer: str, scope: str
+) -> None:
+    oauth = f'[mailboxes.portal.oauth]\nclient_id = "c"\nclient_secret = "s"\noidc_issuer = "{issuer}"\n'
+    text = f'[mailboxes.portal]\naddress = "portal@contoso.com"\nhost = "smtp.contoso.com"\n{oauth}'
+    found = load(written(text), {}).mailboxes["portal"]
+    assert oauth_of(found.endpoint).scope == scope
+
+
+@pytest.mark.parametrize(
     ("cloud", "host", "authority", "scope", "graph"),
     [
         (

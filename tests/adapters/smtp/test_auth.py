@@ -28,7 +28,7 @@ from worker.mailbox_file import load
 from worker.oauth.tokens import MsalTokens
 from worker.ports import Token
 from worker.smtp.connect import Timeouts
-from worker.smtp.sasl import Login, Plain, Xoauth2
+from worker.smtp.sasl import Login, Oauthbearer, Plain, Xoauth2
 from worker.smtp.transport import SmtpTransport
 
 TIMEOUTS = Timeouts(5, 5, 5)
@@ -147,6 +147,7 @@ def leaks(text: str) -> bool:
         Login("jana@contoso.com", SECRET),
         Plain("jana@contoso.com", SECRET),
         Xoauth2("jana@contoso.com", SECRET),
+        Oauthbearer("jana@contoso.com", SECRET),
         Token(SECRET, fresh=True),
     ],
     ids=lambda thing: type(thing).__name__,

@@ -14,10 +14,11 @@ from tests.adapters.smtp.dialog import SMALL, Tokens
 from tests.adapters.smtp.server import PATIENCE, Listener, Obedient, Peer, listening, turns
 from tests.factories import mailbox
 from tests.fakes import Events
-from worker.domain.delivery import Accepted, Broken, Busy, Fault, Refused, Submission
+from worker.domain.delivery import Accepted, Broken, Busy, Fault, Refused, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.mailbox import Mailbox, NoLogin, SessionLimits, SmtpEndpoint, Tls
 from worker.domain.message import OutgoingMessage
+from worker.domain.reply import Reply
 from worker.events import SessionOpened
 from worker.smtp.connect import Timeouts
 from worker.smtp.pool import Pool
@@ -320,6 +321,30 @@ async def test_transport_is_patient_for_seconds_and_then_busy() -> None:
         assert await made.submit() == Busy()
         await gate.let_go()
         assert isinstance(await first, Accepted)
+
+
+async def test_login_that_fails_is_tried_once_however_many_mails_wait_for_it() -> None:
+    """A server locks an account after a few wrong passwords, and four connections have a few at once."""
+    tries, go_on = 0, asyncio.Event()
+    refusal = Refused(Stage.AUTH, Reply.of(535, ["5.7.8 no"]))
+
+    async def refused() -> Refused:
+        nonlocal tries
+        tries += 1
+        await go_on.wait()
+        return refusal
+
+    pool = Pool(refused, SessionLimits(connections=4), patience=PATIENCE)
+
+    async def lent() -> object:
+        async with pool.session() as session:
+            return session
+
+    waiting = [asyncio.create_task(lent()) for _ in range(8)]
+    await turns()
+    go_on.set()
+    assert await asyncio.gather(*waiting) == [refusal] * 8
+    assert tries == 1
 
 
 async def test_waiting_mail_that_is_given_up_does_not_take_a_session_with_it() -> None:
