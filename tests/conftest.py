@@ -135,23 +135,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TABLE] = Table()
+    config.pluginmanager.register(_Listener(config.stash[_TABLE]))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    item.config.stash[_TABLE].note(item)
-    if proved(item):
-        item.add_marker(pytest.mark.row(*proved(item)))
+    if rows := proved(item):
+        item.add_marker(pytest.mark.row(*rows))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.when == "call" or report.outcome != "passed":
-        item.config.stash[_TABLE].judge(item.nodeid, report.outcome)
+    report.user_properties.extend(("row", row) for row in proved(item))  # they travel to whoever writes the table
     return report
+
+
+class _Listener:
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            rows = [str(value) for name, value in report.user_properties if name == "row"]
+            self._table.note(report.nodeid, dict.fromkeys(rows), report.outcome)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     path: Path | None = session.config.getoption("--acceptance-table")
-    if path is not None:
+    if path is not None and not hasattr(session.config, "workerinput"):
         path.write_text(session.config.stash[_TABLE].text(), encoding="utf-8")

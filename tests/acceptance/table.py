@@ -18,6 +18,7 @@ import pytest
 ROWS = Path(__file__).with_name("rows.toml")
 _NAMED = re.compile(r"test_(nim|kx|dpm|umb|elx|all)_([sw]?\d+)_")
 _RESULT = {"passed": "passed", "failed": "**failed**", "skipped": "skipped"}
+_WORST_FIRST = ["failed", "skipped", "passed"]
 _HEAD = """# Acceptance of the five products
 
 Made by `make acceptance`; do not edit. A row is what a product does with mail today and must still be so with Postlane;
@@ -49,16 +50,13 @@ class Table:
         self.tests: dict[str, list[str]] = defaultdict(list)
         self._results: dict[str, str] = {}
 
-    def note(self, item: pytest.Item) -> None:
-        """A test was collected."""
-        for row in proved(item):
-            if place(item.nodeid) not in self.tests[row]:
-                self.tests[row].append(place(item.nodeid))
-
-    def judge(self, nodeid: str, outcome: str) -> None:
-        """A test ended; the worst of its parameters counts."""
-        worst = sorted({outcome, self._results.get(place(nodeid), outcome)}, key=["failed", "skipped", "passed"].index)
-        self._results[place(nodeid)] = worst[0]
+    def note(self, nodeid: str, rows: Iterable[str], outcome: str) -> None:
+        """A test of these rows ended; the worst of its parameters counts."""
+        test = place(nodeid)
+        for row in rows:
+            if test not in self.tests[row]:
+                self.tests[row].append(test)
+        self._results[test] = min(outcome, self._results.get(test, outcome), key=_WORST_FIRST.index)
 
     def text(self) -> str:
         """In Markdown."""
@@ -70,12 +68,12 @@ class Table:
         for row, said in of.items():
             requirement = said if isinstance(said, str) else said["requirement"]
             argued = "" if isinstance(said, str) else said["argued"]
-            tests = self.tests.get(row, [])
+            tests = sorted(self.tests.get(row, []))
             results = [_RESULT[self._results[test]] for test in tests if test in self._results]
             shown = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in tests)
             # What its tests do not prove of a row is argued beside them.
             proof = "<br>".join(filter(None, (shown, argued)))
-            yield f"| {row} | {requirement} | {proof} | {'<br>'.join(results) or 'argued'} |"
+            yield f"| {row} | {requirement} | {proof} | {'<br>'.join(results) or ('argued' if argued else 'not run')} |"
         yield ""
 
 
