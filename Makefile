@@ -40,7 +40,7 @@ chaos: install ## break everything on purpose, a thousand times, and count what 
 	$(PYTEST) tests/chaos -m chaos
 
 acceptance: install ## the acceptance rows of the five products; writes docs/acceptance.md
-	$(PYTEST) -m row -n 2 --dist loadgroup --acceptance-table docs/acceptance.md
+	$(PYTEST) -m row -n 2 --dist loadgroup --acceptance-table=docs/acceptance.md tests
 
 lint: install ## ruff and the layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -1,6 +1,6 @@
 """The acceptance table: row → tests → result, from a run of the tests that name rows.
 
-    pytest -m row --acceptance-table docs/acceptance.md
+    pytest -m row --acceptance-table=docs/acceptance.md tests
 
 A test proves the rows of its mark `row`, or the one in its name: `test_kx_s8_…` proves KX-S8.
 """
