@@ -67,5 +67,5 @@ load: install ## 10,000 notifications through two workers, once with the broker 
 	$(BIN)/python -m tests.load.ten_thousand
 
 clean: ## remove everything that was made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .field tests/field/node/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
