@@ -23,7 +23,9 @@ class Journal:
         return next(self._numbers)
 
     def write(self, event: str, **facts: object) -> None:
-        """Write one event down; facts that are empty are left out."""
+        """Write one event down; facts that are empty are left out. What ends after the journal is not told of."""
+        if self._file.closed:
+            return
         line = {"time": time.time(), "event": event, **{name: fact for name, fact in facts.items() if fact != ""}}
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 

@@ -27,6 +27,7 @@ from worker.oauth.tokens import MsalTokens
 from worker.pickup.transport import PickupTransport
 from worker.ports import Store
 from worker.probe import Health, look
+from worker.resting import SharedGate
 from worker.sealing import Keyring
 from worker.smtp.connect import Timeouts
 from worker.smtp.transport import SmtpTransport
@@ -95,7 +96,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
             rows=catalogue(),
             ledger=store,
             register=store,
-            gate=opening.gate,
+            gate=SharedGate(opening.gate),
             transports={SmtpEndpoint: smtp, PickupDirectory: PickupTransport()},
             files=AttachmentDirectory(None, 0),
             templates=NoTemplates(),
