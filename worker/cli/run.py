@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ async def _run(settings: Settings) -> None:
     from worker.bootstrap import running
 
     async with running(settings) as app:
+        gc.freeze()  # modules and mailboxes stay; the collector need not look through them again and again
         obey_signals(app)
         await app.run()
 
