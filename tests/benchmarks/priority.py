@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from contracts.notification import Notification
+from contracts.notification import Notification, Priority
 from contracts.publisher import Publisher, publisher
 from tests.benchmarks.fleet import Fleet, notification, tables
 from tests.neighbours import Inbox, inbox_on, running_worker
@@ -101,7 +101,7 @@ async def _measured(
         before = await stage.spread(1, others)
         console.print(f"publishing {fleet.waiting} notifications of low priority")
         for number in range(fleet.waiting):
-            low = notification(_BUSY, number).model_copy(update={"priority": "low"})
+            low = notification(_BUSY, number).model_copy(update={"priority": Priority.LOW})
             await stage.post.publish(low)
         waiting = fleet.waiting - 3 * fleet.per_minute
         await stage.box.until(
@@ -109,7 +109,7 @@ async def _measured(
         )
         console.print("all of them wait")
         high = [
-            notification(_BUSY, fleet.waiting + number).model_copy(update={"priority": "high"})
+            notification(_BUSY, fleet.waiting + number).model_copy(update={"priority": Priority.HIGH})
             for number in range(urgent)
         ]
         spread = asyncio.create_task(stage.spread(1 + others, others))
