@@ -594,8 +594,7 @@ def _of_this_claim(case: Case) -> Case:
 
 
 def _demand(case: Case, envelope: Envelope, mailbox: Mailbox) -> Demand:
-    notification, organisation = case.notification, mailbox.organisation
-    external = sum(map(organisation.outside, envelope.rcpt_to)) if organisation else 0
+    notification, external = case.notification, sum(map(mailbox.outside, envelope.rcpt_to))
     slot = case.progress.slot
     return Demand(
         notification.tenant.lower(),

@@ -245,7 +245,7 @@ class Demand:
 
     Attributes:
         recipients: in the envelope.
-        external: those among them outside the mailbox's organisation.
+        external: those among them outside the mailbox's organisation, or outside its domain if that is not known.
         slot: the place that an earlier question was given.
         sender: in MAIL FROM.
     """

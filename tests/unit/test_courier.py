@@ -487,12 +487,21 @@ async def test_wait_that_a_person_would_notice_is_told_once(house: House) -> Non
     assert (await house.deliver(first.carry)).results == ()
 
 
-async def test_gate_is_told_how_many_recipients_and_how_many_outside() -> None:
-    contoso = Organisation("contoso", frozenset({"contoso.com"}), 10_000)
-    house = House(directory(mailbox("platform", organisation=contoso), default="platform"))
+@pytest.mark.parametrize(
+    ("organisation", "outside"),
+    [
+        pytest.param(None, 1, id="outside its own domain"),
+        pytest.param(Organisation("contoso", frozenset({"contoso.com"}), 10_000), 1, id="outside its organisation"),
+        pytest.param(Organisation("both", frozenset({"contoso.com", JANA.domain}), 10_000), 0, id="both are inside"),
+    ],
+)
+async def test_gate_is_told_how_many_recipients_and_how_many_outside(
+    organisation: Organisation | None, outside: int
+) -> None:
+    house = House(directory(mailbox("platform", organisation=organisation), default="platform"))
     await house.deliver(to=[str(JANA), "in@contoso.com"], priority="high")
     (demand,) = house.gate.demands
-    assert (demand.tenant, demand.priority, demand.recipients, demand.external) == ("contoso", "high", 2, 1)
+    assert (demand.tenant, demand.priority, demand.recipients, demand.external) == ("contoso", "high", 2, outside)
     assert house.gate.accepted == [2]
 
 

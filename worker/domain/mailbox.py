@@ -263,10 +263,6 @@ class Organisation:
     domains: frozenset[str]
     external_per_day: int
 
-    def outside(self, recipient: AddrSpec) -> bool:
-        """Whether a recipient counts."""
-        return recipient.domain not in self.domains
-
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
@@ -378,6 +374,11 @@ class Mailbox:
     def via(self, channel: Endpoint) -> Mailbox:
         """The same mailbox with this way out only."""
         return replace(self, endpoint=channel, further=())
+
+    def outside(self, recipient: AddrSpec) -> bool:
+        """Whether a recipient is outside its organisation, or where that is not known outside its own domain."""
+        own = self.organisation.domains if self.organisation else {self.address.domain}
+        return recipient.domain not in own
 
     def may_send_as(self, sender: AddrSpec) -> bool:
         """Whether `sender` may stand in From."""
