@@ -30,11 +30,10 @@ from worker.domain.message import OutgoingMessage
 from worker.graph.answer import Answer
 from worker.graph.conversation import Conversation, Ended, Mark, Timeouts, client
 from worker.graph.large import Declined, send_in_parts
+from worker.permits import PATIENCE, permitted
 from worker.ports import HandingOver, Permits, Tokens
 
 WHOLE = 3 * 1024 * 1024  # octets of a mail that fit into one request once they are base64
-_PATIENCE = 2.0  # seconds
-_LOOKS = 8  # for a permit, within the patience
 _LINE_PER_REQUEST = 2
 _NO_BASE64 = b"!"  # what no mail can be
 
@@ -67,8 +66,8 @@ class GraphTransport:
         """Submit one mail. Graph reads its recipients from the headers, hidden ones from a Bcc that it removes."""
         if names_others(envelope, message):
             return Broken(Stage.GRAPH, Fault.NAMED_ALREADY, "")
-        async with self._line(mailbox).place() as free, self._permitted(mailbox, free=free) as permitted:
-            if not permitted:
+        async with self._line(mailbox).place() as free, self._permitted(mailbox, free=free) as has_place:
+            if not has_place:
                 return Busy()
             content = self_addressed(envelope, message)
             mark = Mark(handing_over)
@@ -119,12 +118,7 @@ class GraphTransport:
         if self._permits is None or not free:
             yield free
             return
-        permit = await self._permits.acquire(mailbox)
-        for _ in range(_LOOKS):
-            if permit is not None:
-                break
-            await asyncio.sleep(_PATIENCE / _LOOKS)
-            permit = await self._permits.acquire(mailbox)
+        permit = await permitted(self._permits, mailbox)
         if permit is None:
             yield False
             return
@@ -181,7 +175,7 @@ class _Line:
             return False
         self._waiting += 1
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 return await self._places.acquire()
         except TimeoutError:
             return False

@@ -16,6 +16,7 @@ from worker.domain.mailbox import Credentials, Limits, Mailbox, NoLogin, OAuth, 
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
+from worker.permits import PATIENCE, permitted
 from worker.ports import HandingOver, Observe, Permits, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
 from worker.smtp.pool import Open, Pool, Unopened
@@ -23,8 +24,6 @@ from worker.smtp.sasl import Login, Mechanism, Oauthbearer, Plain, Xoauth2
 from worker.smtp.session import Closed, Session
 
 _BAD_TOKEN = {535, 501}  # 501 5.5.127: High Volume Email finds that the token ends too soon
-_PATIENCE = 2.0  # seconds
-_LOOKS = 8  # for a permit, within the patience
 _IDLE = timedelta(seconds=5)  # that a session keeps a permit without work: others may want it
 
 
@@ -91,17 +90,12 @@ class SmtpTransport:
         if self._permits is not None and mailbox.limits.connections is not None:
             limits = replace(limits, idle=min(limits.idle, _IDLE))
             opening, wanted = partial(self._permitted, mailbox, endpoint), partial(self._permits.wanted, mailbox)
-        return Pool(opening, limits, _PATIENCE, wanted)
+        return Pool(opening, limits, PATIENCE, wanted)
 
     async def _permitted(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Session | Unopened:
         """Open a session with a permit that it holds from before it connects until after its QUIT."""
         assert self._permits is not None, "asked only where they are counted"  # noqa: S101 - for the type checker
-        permit = await self._permits.acquire(mailbox)
-        for _ in range(_LOOKS):
-            if permit is not None:
-                break
-            await asyncio.sleep(_PATIENCE / _LOOKS)
-            permit = await self._permits.acquire(mailbox)
+        permit = await permitted(self._permits, mailbox)
         if permit is None:
             return Busy()
         release = partial(self._permits.release, permit)
