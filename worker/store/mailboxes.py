@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Update, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, Update, delete, func, select, update
 
 from worker.domain.sharing import senders_of
 from worker.domain.verdict import Verdict
@@ -185,20 +185,10 @@ class SqlMailboxes:
         Raises:
             Stale: it is not as expected.
         """
-        values = {"document": json.dumps(document, ensure_ascii=False, sort_keys=True), "changed_by": line.actor}
 
         def work(connection: Connection) -> int:
-            row = kept_mailbox.c
-            if expected is None:
-                if connection.scalar(select(row.name).where(func.lower(row.name) == name.lower())) is not None:
-                    raise Stale
-                fresh = kept_mailbox.insert().values(name=name, revision=1, changed_at=database_now(), **values)
-                connection.execute(fresh)
-            else:
-                changed = update(kept_mailbox).where(row.name == name, row.revision == expected)
-                changed = changed.values(revision=expected + 1, changed_at=database_now(), **values)
-                if connection.execute(changed).rowcount != 1:
-                    raise Stale
+            same = func.lower(kept_mailbox.c.name) == name.lower()
+            revision = _put(connection, kept_mailbox, name, document, line.actor, expected, same)
             stay = set(keep) - seal.keys()
             secret = kept_secret.c
             connection.execute(delete(kept_secret).where(secret.mailbox == name, secret.field.not_in(stay)))
@@ -206,7 +196,7 @@ class SqlMailboxes:
                 connection.execute(kept_secret.insert().values(mailbox=name, field=place, **_columns(sealed)))
             if mended:
                 connection.execute(_tried_again(name))
-            return (expected or 0) + 1
+            return revision
 
         return await self._written(work, line)
 
@@ -218,9 +208,7 @@ class SqlMailboxes:
         """
 
         def work(connection: Connection) -> None:
-            row = kept_mailbox.c
-            if connection.execute(delete(kept_mailbox).where(row.name == name, row.revision == expected)).rowcount != 1:
-                raise Stale
+            _taken_out(connection, kept_mailbox, name, expected)
             connection.execute(delete(kept_secret).where(kept_secret.c.mailbox == name))
             connection.execute(delete(mailbox_pause).where(mailbox_pause.c.mailbox == name))
 
@@ -244,23 +232,12 @@ class SqlMailboxes:
         Raises:
             Stale: it is not as expected.
         """
-        values = {"document": json.dumps(document, ensure_ascii=False, sort_keys=True), "changed_by": line.actor}
 
         def work(connection: Connection) -> int:
-            row = kept_part.c
-            if expected is None:
-                if connection.scalar(select(row.name).where(row.name == name)) is not None:
-                    raise Stale
-                fresh = kept_part.insert().values(name=name, revision=1, changed_at=database_now(), **values)
-                connection.execute(fresh)
-            else:
-                changed = update(kept_part).where(row.name == name, row.revision == expected)
-                changed = changed.values(revision=expected + 1, changed_at=database_now(), **values)
-                if connection.execute(changed).rowcount != 1:
-                    raise Stale
+            revision = _put(connection, kept_part, name, document, line.actor, expected, kept_part.c.name == name)
             if mended is not None:
                 connection.execute(_tried_again(mended))
-            return (expected or 0) + 1
+            return revision
 
         return await self._written(work, line)
 
@@ -270,13 +247,7 @@ class SqlMailboxes:
         Raises:
             Stale: it is not as expected.
         """
-
-        def work(connection: Connection) -> None:
-            row = kept_part.c
-            if connection.execute(delete(kept_part).where(row.name == name, row.revision == expected)).rowcount != 1:
-                raise Stale
-
-        await self._written(work, line)
+        await self._written(lambda connection: _taken_out(connection, kept_part, name, expected), line)
 
     async def pause(self, name: str, because: str, line: Line, lasting: timedelta | None = None) -> None:
         """Pause a mailbox, for a time or until somebody ends it; a pause that lasts is replaced."""
@@ -360,6 +331,42 @@ class SqlMailboxes:
             return answer
 
         return await self._database.run(whole)
+
+
+def _put(
+    connection: Connection,
+    table: Table,
+    name: str,
+    document: Mapping[str, Any],
+    actor: str,
+    expected: int | None,
+    same: ColumnElement[bool],
+) -> int:
+    """Make a row, if there is none that is the same, or change the one of the expected revision. Returns the new one.
+
+    Raises:
+        Stale: it is not as expected.
+    """
+    values = {
+        "document": json.dumps(document, ensure_ascii=False, sort_keys=True),
+        "changed_at": database_now(),
+        "changed_by": actor,
+    }
+    if expected is None:
+        if connection.scalar(select(table.c.name).where(same)) is not None:
+            raise Stale
+        connection.execute(table.insert().values(name=name, revision=1, **values))
+        return 1
+    changed = update(table).where(table.c.name == name, table.c.revision == expected)
+    if connection.execute(changed.values(revision=expected + 1, **values)).rowcount != 1:
+        raise Stale
+    return expected + 1
+
+
+def _taken_out(connection: Connection, table: Table, name: str, expected: int) -> None:
+    gone = delete(table).where(table.c.name == name, table.c.revision == expected)
+    if connection.execute(gone).rowcount != 1:
+        raise Stale
 
 
 def _contents(connection: Connection) -> Contents:
