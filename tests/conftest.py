@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import ssl
 import sys
 import uuid
@@ -27,6 +28,8 @@ from worker.sandbox.rabbitmq import RunningBroker
 
 settings.register_profile("postlane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("postlane")
+
+_OTHER_FILE_SYSTEM = Path("/dev/shm")
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +93,17 @@ async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
     """Office 365, its token endpoint and an ordinary mail server, all emulated."""
     async with emulating(Plan(tmp_path / "emulator")) as running:
         yield running
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system."""
+    if not _OTHER_FILE_SYSTEM.is_dir() or _OTHER_FILE_SYSTEM.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no file system of its own here")
+    made = _OTHER_FILE_SYSTEM / f"postlane-{os.getpid()}-{tmp_path.name}"
+    made.mkdir()
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture

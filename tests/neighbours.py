@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -21,6 +22,13 @@ from worker.broker.connection import BrokerAddress, open_connection
 from worker.broker.topology import Topology
 
 PATIENCE = 30.0  # seconds until a test gives up waiting for what must come
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 class Inbox:

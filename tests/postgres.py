@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.neighbours import free_port
 
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
 _WITHIN = 30.0  # seconds
@@ -29,7 +30,7 @@ class Cluster:
         self._programs = programs
         self._directory = directory
         self._data = directory / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._call("initdb", "-D", str(self._data), "-U", "postlane", "-A", "trust", "-E", "UTF8", "--no-sync")
 
@@ -104,9 +105,3 @@ def _as_postgres() -> dict[str, object]:
     """PostgreSQL refuses to run as root."""
     session: dict[str, object] = {"start_new_session": True, "cwd": "/"}
     return {**session, "user": "postgres", "group": "postgres"} if os.geteuid() == 0 else session
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

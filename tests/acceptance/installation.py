@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -109,13 +108,6 @@ class Installation:
 def bound_by_rights() -> tuple[str, ...]:
     """The command through which a worker minds the rights of files even if root runs the tests."""
     return ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def mailbox(name: str, server: MailServer | int, *lines: str, address: str = "", tls: str = "none") -> str:

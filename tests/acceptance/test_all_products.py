@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,6 @@ INDEX = tomllib.loads((SAMPLES / "expected.toml").read_text(encoding="utf-8"))["
 T = 'tenants = ["t"]'
 JOBS = int(os.environ.get("POSTLANE_ACCEPTANCE_FILES", "600"))  # the row has 10,000 of them
 KILLS = 4
-OTHER_FILE_SYSTEM = Path("/dev/shm")
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system."""
-    if not OTHER_FILE_SYSTEM.is_dir() or OTHER_FILE_SYSTEM.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is no file system of its own here")
-    made = OTHER_FILE_SYSTEM / f"postlane-{os.getpid()}-{tmp_path.name}"
-    made.mkdir()
-    yield made
-    shutil.rmtree(made)
 
 
 # ---------------------------------------------------------------- taking over

@@ -14,10 +14,10 @@ import pytest
 
 from contracts.delivery import DeliveryStatus
 from contracts.notification import Notification
-from tests.acceptance.installation import Installation, files, free_port, mailbox, notification
+from tests.acceptance.installation import Installation, files, mailbox, notification
 from tests.acceptance.server import MailServer
 from tests.adapters.pickup.checker import collect
-from tests.neighbours import WorkerProcess
+from tests.neighbours import WorkerProcess, free_port
 from worker.api.tokens import Role, added
 from worker.domain.mailbox import PickupFlavour
 from worker.sealing import new_key

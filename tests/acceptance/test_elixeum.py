@@ -17,12 +17,11 @@ from tests.acceptance.installation import (
     OMAR,
     Installation,
     files,
-    free_port,
     mailbox,
     notification,
 )
 from tests.acceptance.server import MailServer
-from tests.neighbours import PATIENCE
+from tests.neighbours import PATIENCE, free_port
 
 NO_REPLY = "no-reply@platform.example"
 PURPOSES = ("user-created", "registration", "password-reset", "invite", "notification", "approval", "form", "report")

@@ -12,9 +12,9 @@ import httpx2
 import pytest
 
 from contracts.delivery import Because, DeliveryStatus
-from tests.acceptance.installation import Installation, free_port, mailbox, notification
+from tests.acceptance.installation import Installation, mailbox, notification
 from tests.acceptance.server import MailServer
-from tests.neighbours import PATIENCE, WorkerProcess
+from tests.neighbours import PATIENCE, WorkerProcess, free_port
 from worker.emulator.authority import Certificates
 from worker.sealing import new_key
 

@@ -14,10 +14,11 @@ import httpx2
 import pytest
 
 from contracts.delivery import DeliveryStatus
-from tests.acceptance.installation import Installation, bound_by_rights, files, free_port, notification
+from tests.acceptance.installation import Installation, bound_by_rights, files, notification
 from tests.acceptance.kentico import IIS, PICKUP, server, take_over
 from tests.acceptance.server import MailServer
 from tests.adapters.pickup.checker import collect
+from tests.neighbours import free_port
 from worker.domain.mailbox import PickupFlavour
 
 THERE = r"D:\Kentico\Pickup"

@@ -10,11 +10,12 @@ import httpx2
 import pytest
 
 from contracts.delivery import DeliveryStatus
-from tests.acceptance.installation import EVE, JANA, OMAR, Installation, files, free_port
+from tests.acceptance.installation import EVE, JANA, OMAR, Installation, files
 from tests.acceptance.netwrix import SECRET, agent, codes, notice, reset, server, take_over
 from tests.acceptance.server import MailServer, serving
 from tests.acceptance.trace import Trace
 from tests.adapters.pickup.checker import collect
+from tests.neighbours import free_port
 from worker.domain.mailbox import PickupFlavour
 
 IIS, EXCHANGE = "C:/inetpub/mailroot/Pickup", "D:/Exchange/TransportRoles/Pickup"

@@ -12,9 +12,10 @@ import pytest
 
 from contracts.delivery import Because, DeliveryStatus, Result
 from contracts.notification import Notification
-from tests.acceptance.installation import JANA, Installation, Said, free_port, mailbox, notification
+from tests.acceptance.installation import JANA, Installation, Said, mailbox, notification
 from tests.acceptance.server import MailServer
 from tests.acceptance.trace import Trace
+from tests.neighbours import free_port
 
 TENANT = "adatum"
 SECRET = "Delinea-s3cret-of-the-test"

@@ -9,8 +9,9 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from contracts.delivery import Because, DeliveryStatus, RecipientStatus, Result
-from tests.acceptance.installation import EVE, JANA, OMAR, Installation, free_port, mailbox, notification
+from tests.acceptance.installation import EVE, JANA, OMAR, Installation, mailbox, notification
 from tests.acceptance.server import MailServer
+from tests.neighbours import free_port
 
 OWN = 'tenants = ["umb"]'
 EDITOR = "editor@project.example"

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx2
 
-from tests.acceptance.installation import Installation, free_port, mailbox
+from tests.acceptance.installation import Installation, mailbox
 from tests.acceptance.server import MailServer, serving
 from tests.adapters.smtp.server import Peer, listening
-from tests.neighbours import PATIENCE
+from tests.neighbours import PATIENCE, free_port
 
 PASSWORD = "the-password-of-the-test"
 LOGIN = f'login = {{ username = "web", password = "{PASSWORD}" }}'

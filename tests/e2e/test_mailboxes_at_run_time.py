@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +20,7 @@ import pytest
 from contracts.delivery import DeliveryStatus
 from contracts.notification import NOTIFICATION_TYPE, Notification
 from contracts.publisher import Publisher, publisher
-from tests.neighbours import PATIENCE, Inbox, WorkerProcess, running_worker
+from tests.neighbours import PATIENCE, Inbox, WorkerProcess, free_port, running_worker
 from worker.api.tokens import Role, added
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
@@ -73,9 +72,7 @@ class Fleet:
 
 @pytest.fixture
 async def fleet(address: BrokerAddress, topology: Topology, mailboxes: Path, tmp_path: Path) -> AsyncIterator[Fleet]:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
+    port = free_port()
     tokens = tmp_path / "tokens.toml"
     token = added(tokens, "portal", frozenset({Role.READ, Role.MANAGE, Role.AUDIT}))
     read = added(tokens, "reader", frozenset({Role.READ}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email
 import json
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,19 +19,12 @@ from contracts.delivery import Because, DeliveryStatus, Result
 from contracts.notification import NOTIFICATION_TYPE, Notification
 from contracts.publisher import Publisher, publisher
 from tests.adapters.smtp.server import Obedient, listening
-from tests.neighbours import PATIENCE, Inbox, WorkerProcess, running_worker
+from tests.neighbours import PATIENCE, Inbox, WorkerProcess, free_port, running_worker
 from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
 from worker.emulator.run import Emulator
 
 JANA, OMAR, EVE = "jana@people.example", "omar@people.example", "eve@people.example"
-
-
-def nobody_listens() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def server(emulator: Emulator, name: str, lines: str, port: int | None = None) -> str:
@@ -53,7 +45,7 @@ password = "{account.password}"
 
 @pytest.fixture
 def closed() -> int:
-    return nobody_listens()
+    return free_port()
 
 
 @pytest.fixture
@@ -369,7 +361,7 @@ async def test_command_explains_the_choice_without_sending(mailboxes: Path, tmp_
 async def test_worker_tells_how_every_mail_server_is(
     address: BrokerAddress, topology: Topology, mailboxes: Path, tmp_path: Path, emulator: Emulator
 ) -> None:
-    port = nobody_listens()
+    port = free_port()
 
     def page() -> tuple[int, dict[str, Any]]:
         try:

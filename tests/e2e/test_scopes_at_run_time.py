@@ -8,8 +8,7 @@ from contracts.delivery import Because, DeliveryStatus
 from contracts.publisher import Publisher
 from tests.e2e import test_mailboxes_at_run_time as running
 from tests.e2e.test_mailboxes_at_run_time import NEW, OLD, Fleet, postlane, settings, taken, to_jana
-from tests.e2e.test_scopes import nobody_listens
-from tests.neighbours import Inbox
+from tests.neighbours import Inbox, free_port
 from worker.emulator.run import Emulator
 
 emulator, mailboxes, fleet, post = running.emulator, running.mailboxes, running.fleet, running.post
@@ -61,7 +60,7 @@ async def test_elx_s5_last_key_of_a_tenant_takes_its_next_mail_to_its_own_server
     await fleet.ask("POST", "/mailboxes", {"name": "platform", "settings": platform})
     page = "/tenants/tailspin/settings"
     # A certificate that only the test trusts cannot be set by known keys, so the server is one that nobody listens on.
-    keys = {"SMTP.Server": "127.0.0.1", "SMTP.Port": nobody_listens(), "SMTP.Username": NEW.address}
+    keys = {"SMTP.Server": "127.0.0.1", "SMTP.Port": free_port(), "SMTP.Username": NEW.address}
     assert (await fleet.ask("PATCH", page, keys))["explanation"] == "incomplete: SMTP.Password"
     await fleet.followed(2)
     await post.publish(to_jana("before", "tailspin"))

@@ -20,8 +20,7 @@ from contracts.delivery import DeliveryStatus
 from contracts.notification import NOTIFICATION_TYPE, Notification
 from contracts.publisher import publisher
 from tests.adapters.oauth.test_proofs import Keys, made
-from tests.e2e.test_scopes import nobody_listens
-from tests.neighbours import PATIENCE, Inbox, environment_of, running_worker
+from tests.neighbours import PATIENCE, Inbox, environment_of, free_port, running_worker
 from worker.api.tokens import Role, added
 from worker.broker.connection import BrokerAddress
 from worker.broker.dead import dead_letters
@@ -93,7 +92,7 @@ async def test_no_secret_is_in_anything_that_is_written_whether_it_was_good_or_n
 ) -> None:
     mailboxes, tokens = tmp_path / "mailboxes.toml", tmp_path / "tokens.toml"
     mailboxes.write_text("", encoding="utf-8")
-    pem, port = tmp_path / "app.pem", nobody_listens()
+    pem, port = tmp_path / "app.pem", free_port()
     names = ("wrong SMTP password", "wrong client secret", "certificate password", "key vault app", "broker password")
     scene = Scene({name: f"{name.replace(' ', '-')}/+ &{number}" for number, name in enumerate(names)})
     scene.secrets |= {
@@ -204,7 +203,7 @@ async def look_around(
     for words in ("mailbox list --json", "mailbox show app", "config show", "check", "dead list", "store show"):
         scene.keep("commands", await command(environment, "-m", "worker", *words.split()))
     user = quote(scene.secrets["broker password"], safe="")
-    astray = {**environment, "POSTLANE_BROKER__URL": f"amqp://nobody:{user}@127.0.0.1:{nobody_listens()}/"}
+    astray = {**environment, "POSTLANE_BROKER__URL": f"amqp://nobody:{user}@127.0.0.1:{free_port()}/"}
     for words in ("check", "config show", "dead list"):
         scene.keep("commands", await command(astray, "-m", "worker", *words.split()))
     scene.keep("dumps", await command(environment, "-c", DUMP))

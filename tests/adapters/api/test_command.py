@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.neighbours import free_port
 from worker.emulator.run import Emulator
 from worker.sealing import new_key
 
@@ -246,9 +246,7 @@ def test_draft_waits_for_what_is_missing(shell: Shell) -> None:
 
 def test_api_is_served_by_itself_until_it_is_told_to_stop(shell: Shell) -> None:
     tokens = {"POSTLANE_API__TOKENS_FILE": str(shell.directory / "tokens.toml")}
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
+    port = free_port()
     token = shell.well("api", "token", "portal", "--role", "mail.settings.read", **tokens).strip()
     assert shell.run("api", "token", "portal", "--role", "mail.settings.read", **tokens).returncode == 2
     assert shell.run("api", "token", "other", "--role", "root", **tokens).returncode == 2

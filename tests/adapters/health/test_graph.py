@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from starlette.routing import Route
 
 from tests.adapters.smtp.server import Obedient, listening
 from tests.factories import mailbox
+from tests.neighbours import free_port
 from worker.domain.delivery import Broken, TokenRefused
 from worker.domain.health import Finding, State, together
 from worker.domain.mailbox import GraphEndpoint, OAuth, Secret, SmtpEndpoint, Tls
@@ -84,9 +84,7 @@ async def test_graph_that_refuses_only_what_is_no_mail_is_well(
 
 
 async def test_graph_where_nobody_listens_is_closed(certificates: Certificates) -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        url = f"https://localhost:{bound.getsockname()[1]}/v1.0"
+    url = f"https://localhost:{free_port()}/v1.0"
     endpoint = GraphEndpoint(url, "jana@contoso.com", CLIENT, ca_file=str(certificates.ca_file))
     assert (await look(mailbox(endpoint=endpoint), TOKENS)).state is State.PORT_CLOSED
 

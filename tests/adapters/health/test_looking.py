@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from pydantic import SecretStr
 from tests.adapters.smtp.server import Obedient, Peer, listening, turns
 from tests.factories import mailbox
 from tests.fakes import Clock
+from tests.neighbours import free_port
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.health import Finding, State, found, warned
 from worker.domain.mailbox import NoLogin, OAuth, Password, PickupDirectory, Secret, SmtpEndpoint, Tls
@@ -48,12 +48,6 @@ class Authority:
 async def looked(port: int, *, total: float = 5, authority: Authority | None = None, **endpoint: Any) -> Finding:
     fields = {"host": "localhost", "port": port, "tls": Tls.NONE, "helo": "client.example", **endpoint}
     return await look(mailbox(endpoint=SmtpEndpoint(**fields)), authority or Authority(), total)
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 class Unwilling(Obedient):

@@ -14,21 +14,6 @@ from worker.domain.delivery import Broken, Fault, HandedOver, Stage
 from worker.domain.mailbox import PickupDirectory, PickupFlavour
 from worker.pickup.transport import check
 
-OTHER_FILE_SYSTEM = Path("/dev/shm")
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system."""
-    if not OTHER_FILE_SYSTEM.is_dir() or OTHER_FILE_SYSTEM.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is no file system of its own here")
-    made = OTHER_FILE_SYSTEM / f"postlane-{os.getpid()}-{tmp_path.name}"
-    made.mkdir()
-    yield made
-    for path in made.iterdir():
-        path.unlink()
-    made.rmdir()
-
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
