@@ -17,8 +17,8 @@ import shutil
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from contextlib import AsyncExitStack, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.notification import NOTIFICATION_TYPE, Notification
-from contracts.publisher import publisher
+from contracts.publisher import Publisher, publisher
 from tests.neighbours import Inbox, WorkerProcess, inbox_on, running_worker
 from tests.postgres import postgres
 from worker.broker import apply as topologies
@@ -97,19 +97,31 @@ def notification(tenant: int, number: int) -> Notification:
     return Notification.model_validate(given, strict=False)
 
 
-async def _measured(fleet: Fleet, amqp_url: str, store: str, console: Console) -> Path:
-    """Run it; the path of the journal."""
-    address, topology = BrokerAddress(amqp_url), Topology("fleet", lanes=16)
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The fleet at work.
+
+    Attributes:
+        workers: those that were started first.
+        another: starts one more.
+    """
+
+    post: Publisher
+    box: Inbox
+    workers: Sequence[WorkerProcess]
+    another: Callable[[], Awaitable[WorkerProcess]]
+
+
+@asynccontextmanager
+async def staged(fleet: Fleet, address: BrokerAddress, store: str) -> AsyncIterator[Stage]:
+    """The emulator with a mailbox for each tenant, and workers."""
+    topology = Topology("fleet", lanes=16)
     accounts = tuple(
         MailboxAccount(f"box-{number}@contoso.example", None, frozenset({CLIENT_ID}))
         for number in range(fleet.mailboxes)
     )
-    plan = Plan(
-        fleet.directory,
-        office365_mailboxes=accounts,
-        keep_content=False,
-        limits=Limits(connections=3, per_minute=fleet.per_minute),
-    )
+    limits = Limits(connections=3, per_minute=fleet.per_minute)
+    plan = Plan(fleet.directory, office365_mailboxes=accounts, keep_content=False, limits=limits)
     async with AsyncExitStack() as stack:
         emulator = await stack.enter_async_context(emulating(plan))
         await topologies.apply(address, topology)
@@ -123,16 +135,23 @@ async def _measured(fleet: Fleet, amqp_url: str, store: str, console: Console) -
             given = running_worker(address, topology, mailboxes, fleet.directory, settings=settings, wait=False)
             return await stack.enter_async_context(given)
 
-        first, *_ = [await worker() for _ in range(fleet.workers)]
+        workers = [await worker() for _ in range(fleet.workers)]
         post = await stack.enter_async_context(publisher(address.url, prefix=topology.prefix))
+        yield Stage(post, box, workers, worker)
+
+
+async def _measured(fleet: Fleet, amqp_url: str, store: str, console: Console) -> Path:
+    """Run it; the path of the journal."""
+    async with staged(fleet, BrokerAddress(amqp_url), store) as stage:
+        box = stage.box
         began = time.monotonic()
         everything = [notification(tenant, n) for n in range(fleet.waiting) for tenant in range(fleet.mailboxes)]
-        publishing = asyncio.create_task(_published(post, everything))
+        publishing = asyncio.create_task(_published(stage.post, everything))
         await _until(box, fleet.notifications // 4)
-        first.process.kill()
+        stage.workers[0].process.kill()
         console.print(f"{time.monotonic() - began:.0f} s: a quarter is through, one worker killed")
         await _until(box, fleet.notifications // 2)
-        await worker()
+        await stage.another()
         console.print(f"{time.monotonic() - began:.0f} s: half is through, one worker added")
         await publishing
         await _until(box, fleet.notifications)
@@ -141,7 +160,7 @@ async def _measured(fleet: Fleet, amqp_url: str, store: str, console: Console) -
     return fleet.directory / "events.jsonl"
 
 
-async def _published(post: Any, notifications: Iterable[Notification]) -> None:
+async def _published(post: Publisher, notifications: Iterable[Notification]) -> None:
     for each in notifications:
         await post.publish(each)
 

@@ -16,25 +16,16 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from contracts.notification import Notification, Priority
-from contracts.publisher import Publisher, publisher
-from tests.benchmarks.fleet import Fleet, notification, tables
-from tests.neighbours import Inbox, inbox_on, running_worker
+from tests.benchmarks.fleet import Fleet, Stage, notification, staged
 from tests.postgres import postgres
-from worker.broker import apply as topologies
 from worker.broker.connection import BrokerAddress
-from worker.broker.topology import Topology
-from worker.emulator.run import CLIENT_ID, Plan, emulating
-from worker.emulator.scenario import Limits
-from worker.emulator.world import MailboxAccount
 from worker.sandbox.rabbitmq import broker as some_broker
 
 _PATIENCE = 600.0  # seconds
@@ -43,63 +34,30 @@ _URGENT_APART = 12  # slots between two urgent mails: a tenth of the limit is ke
 _APART = 1.5  # slots between two of the other mailbox's mails, which must not wait for its own limit
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What is measured with.
-
-    Attributes:
-        apart: seconds between two mails of the other mailbox.
-    """
-
-    post: Publisher
-    box: Inbox
-    apart: float
-
-    async def seconds(self, mail: Notification) -> float:
-        """From publishing to the final result."""
-        began = time.monotonic()
-        await self.post.publish(mail)
-        await self.box.final(mail.id, _PATIENCE)
-        return time.monotonic() - began
-
-    async def spread(self, first: int, count: int) -> list[float]:
-        """Mails of the other mailbox, one after the other, none waiting for the one before."""
-        running = []
-        for number in range(first, first + count):
-            running.append(asyncio.create_task(self.seconds(notification(_OTHER, number))))
-            await asyncio.sleep(self.apart)
-        return list(await asyncio.gather(*running))
+async def _seconds(stage: Stage, mail: Notification) -> float:
+    """From publishing to the final result."""
+    began = time.monotonic()
+    await stage.post.publish(mail)
+    await stage.box.final(mail.id, _PATIENCE)
+    return time.monotonic() - began
 
 
-@asynccontextmanager
-async def _stage(fleet: Fleet, address: BrokerAddress, store: str) -> AsyncIterator[Stage]:
-    topology = Topology("priority", lanes=16)
-    accounts = tuple(
-        MailboxAccount(f"box-{number}@contoso.example", None, frozenset({CLIENT_ID})) for number in (_BUSY, _OTHER)
-    )
-    limits = Limits(connections=3, per_minute=fleet.per_minute)
-    plan = Plan(fleet.directory, office365_mailboxes=accounts, keep_content=False, limits=limits)
-    async with AsyncExitStack() as stack:
-        emulator = await stack.enter_async_context(emulating(plan))
-        await topologies.apply(address, topology)
-        stack.push_async_callback(topologies.remove, address, topology)
-        box = await stack.enter_async_context(inbox_on(address, topology))
-        mailboxes = fleet.directory / "mailboxes.toml"
-        mailboxes.write_text(tables(emulator, fleet), encoding="utf-8")
-        settings = {"POSTLANE_LOG__LEVEL": "warning", "POSTLANE_STORE__URL": store}
-        for _ in range(fleet.workers):
-            given = running_worker(address, topology, mailboxes, fleet.directory, settings=settings, wait=False)
-            await stack.enter_async_context(given)
-        post = await stack.enter_async_context(publisher(address.url, prefix=topology.prefix))
-        yield Stage(post, box, _APART * 60 / fleet.per_minute)
+async def _spread(stage: Stage, slot: float, first: int, count: int) -> list[float]:
+    """Mails of the other mailbox, one after the other, none waiting for the one before."""
+    running = []
+    for number in range(first, first + count):
+        running.append(asyncio.create_task(_seconds(stage, notification(_OTHER, number))))
+        await asyncio.sleep(_APART * slot)
+    return list(await asyncio.gather(*running))
 
 
 async def _measured(
     fleet: Fleet, address: BrokerAddress, store: str, urgent: int, others: int, console: Console
 ) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
-    async with _stage(fleet, address, store) as stage:
-        await stage.seconds(notification(_OTHER, 0))  # workers are up, tokens are there
-        before = await stage.spread(1, others)
+    slot = 60 / fleet.per_minute
+    async with staged(fleet, address, store) as stage:
+        await _seconds(stage, notification(_OTHER, 0))  # workers are up, tokens are there
+        before = await _spread(stage, slot, 1, others)
         console.print(f"publishing {fleet.waiting} notifications of low priority")
         for number in range(fleet.waiting):
             low = notification(_BUSY, number).model_copy(update={"priority": Priority.LOW})
@@ -113,11 +71,11 @@ async def _measured(
             notification(_BUSY, fleet.waiting + number).model_copy(update={"priority": Priority.HIGH})
             for number in range(urgent)
         ]
-        spread = asyncio.create_task(stage.spread(1 + others, others))
+        spread = asyncio.create_task(_spread(stage, slot, 1 + others, others))
         first = []
         for mail in high:
-            first.append(await stage.seconds(mail))
-            await asyncio.sleep(_URGENT_APART * 60 / fleet.per_minute)
+            first.append(await _seconds(stage, mail))
+            await asyncio.sleep(_URGENT_APART * slot)
         return first, before, await spread
 
 
