@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,12 @@ from worker.broker.connection import BrokerAddress
 from worker.broker.topology import Topology
 
 ADDRESS = "notifications@contoso.example"
+OCTETS = bytes(range(256)) * 20
+HARD = {
+    "text": ".\n.. dots\n" + "\u017e" * 3000 + "\nFrom here\n",
+    "attachments": [{"filename": "every octet.bin", "content": base64.b64encode(OCTETS).decode()}],
+}
+"""What servers on the way like to change: dots, long lines, lines of mbox, octets that are no text."""
 
 
 class Office:
@@ -69,6 +77,15 @@ class Office:
     async def command(self, *arguments: str) -> tuple[int, str]:
         """Exit status and output of `postlane …`."""
         return await command(self._environment, *arguments)
+
+
+def is_whole(mail: EmailMessage) -> None:
+    """Fail unless what was hard has come through."""
+    body = mail.get_body(("plain",))
+    assert body is not None
+    assert body.get_content().splitlines() == str(HARD["text"]).splitlines()
+    (part,) = mail.iter_attachments()
+    assert part.get_content() == OCTETS
 
 
 def notification(*to: str, **fields: Any) -> Notification:
