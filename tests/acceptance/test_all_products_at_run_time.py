@@ -163,8 +163,8 @@ async def test_all_10_every_server_shows_what_it_is_and_how_it_stands_and_no_sec
         mailbox("still", b, 'tenants = ["nim"]'),
         files("p", pickup, 'tenants = ["umb"]'),
     )
-    await lane.worker(POSTLANE_HEALTH__PORT=str(port))
     assert (await lane.postlane("mailbox", "pause", "still", "--because", "moving")).status == 0
+    await lane.worker(POSTLANE_HEALTH__PORT=str(port))
     b.replies["MAIL"] = "421 4.4.2 Message submission rate for this client has exceeded the configured limit"
     await lane.post.publish(notification("throttled", "elx"))
     await lane.inbox.first("throttled")
