@@ -9,6 +9,17 @@ from tests.factories import NOON, case, notification, progress, trial
 from worker.domain.decision import WaitUntil, while_busy
 
 
+def test_mail_whose_turn_it_was_keeps_it() -> None:
+    first = while_busy(trial(dice=0)).disposition
+    assert isinstance(first, WaitUntil)
+    assert first.progress is not None
+    assert first.progress.slot == NOON
+    again = while_busy(trial(case=case(progress=first.progress, now=NOON + timedelta(minutes=1)), dice=0)).disposition
+    assert isinstance(again, WaitUntil)
+    assert again.progress is not None
+    assert again.progress.slot == NOON
+
+
 def waited(waits: int, priority: Priority = Priority.NORMAL) -> timedelta:
     about = case(notification(priority=priority), progress=progress(waits=waits))
     disposition = while_busy(trial(case=about, dice=0)).disposition

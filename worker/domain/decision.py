@@ -268,13 +268,14 @@ def while_paced(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:
 def while_busy(trial: Trial) -> Decision:
     """All connections are in use: look again, soon at first and then less often, so that a backlog does not circle.
 
-    Urgent mail keeps looking soon.
+    Urgent mail keeps looking soon. It was the mail's turn, so it need not stand in line again.
     """
     progress = trial.case.progress
     urgent = trial.case.notification.priority is Priority.HIGH
     doublings = min(progress.waits, 1 if urgent else _DOUBLINGS)
     when = trial.now + _LOOK_AGAIN * 2**doublings * (1 + trial.dice)
-    return Decision((), WaitUntil(when, replace(progress, waits=progress.waits + 1)))
+    turn = progress.slot or trial.now
+    return Decision((), WaitUntil(when, replace(progress, waits=progress.waits + 1, slot=turn)))
 
 
 def _decide(

@@ -16,7 +16,7 @@ _URGENT = 0.1
 """Share of the limit that urgent mail finds free, however much other mail there is."""
 _URGENT_AT_MOST = 0.8
 """Share of the limit that urgent mail takes, however much of it there is."""
-_PROMPTLY = 3
+_PROMPTLY = 2
 """Places that urgent mail waits at most."""
 _RECOVERY = 0.1
 """Share of the limit that a quiet minute gives back after the server has asked for less."""
@@ -131,29 +131,33 @@ def decide(pace: Pace, used: Used, line: Line, request: Request, now: int) -> Go
 
 
 def _room(pace: Pace, used: Used, request: Request, now: int) -> bool:
+    return _opens(pace, used, request, now) <= now
+
+
+def _opens(pace: Pace, used: Used, request: Request, now: int) -> int:
+    """When there is room if nobody else comes and what is in flight does not end.
+
+    Some mails must have left the window, and behind this one urgent mails could still follow: the first of those that
+    the limit keeps free within so many places, each further one a place later.
+    """
     ends, in_flight = used.at(now, pace.window)
-    taken = len(ends) + in_flight
-    if request.urgent:
-        return taken < pace.most
-    taken += 1 + request.urgent_expected
-    if taken > pace.most:
-        return False
-    spare = pace.most - taken
-    late = [*ends, *[now + pace.window] * pace.reserved]
-    return all(
-        late[number - spare - 1] <= now + (number + _PROMPTLY - 1) * pace.interval
-        for number in range(spare + 1, pace.reserved + 1)
-    )
+    free = 0 if request.urgent else pace.reserved
+    spare = pace.most - len(ends) - in_flight - 1 - (request.urgent_expected and not request.urgent)
+    ends += [now + pace.window] * max(0, free - spare)
+    first, follow = ends[-1] if ends else now, now
+    for gone in range(max(0, free - spare), max(0, -spare) - 1, -1):
+        if gone < free - spare:
+            follow = max(follow, ends[gone] - (gone + spare + _PROMPTLY) * pace.interval)
+        first = min(first, max(follow, ends[gone - 1] if gone else now))
+    return first
 
 
 def _earliest(pace: Pace, used: Used, request: Request, now: int) -> int:
     """When there is room if nobody else comes; what is in flight is taken to end now."""
     ends, in_flight = used.at(now, pace.window)
     later = Used([*(end - pace.window for end in ends), *[now] * in_flight])
-    alone = replace(request, urgent_expected=False)
-    if _room(pace, later, alone, now):
-        return now + pace.interval
-    return next((end for end in [*ends, now + pace.window] if _room(pace, later, alone, end)), now + pace.window)
+    opens = _opens(pace, later, replace(request, urgent_expected=False), now)
+    return opens if opens > now else now + pace.interval
 
 
 def eased(factor: float, throttled_at: int, now: int) -> float:
