@@ -3,9 +3,10 @@
     python -m tests.benchmarks.fleet [--store sqlite] [--workers 4] [--mailboxes 20] [--waiting 200] [--per-minute 50]
 
 Real broker, real workers as processes, the emulated Office 365, which refuses what goes over its limits and keeps a
-journal. A quarter of the way one worker is killed (SIGKILL), half of the way one is added. What is printed is the audit
-of the journal: windows over the rate, connections, refusals provoked, and the share of the allowed rate that was used:
-from the first to the last mail, and without the first minute, in which a mailbox that had rested may burst.
+journal. The mails wait on the broker when the workers start. A quarter of the way one worker is killed (SIGKILL), half
+of the way one is added. What is printed is the audit of the journal: windows over the rate, connections, refusals
+provoked, and the share of the allowed rate that was used: from the first to the last mail, and without the first
+minute, in which a mailbox that had rested may burst.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import shutil
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -63,7 +64,7 @@ class Fleet:
 
 def tables(emulator: Emulator, fleet: Fleet) -> str:
     """The mailboxes file: a tenant and a mailbox over OAuth for each account of the emulator."""
-    app, ca_file = emulator.plan.apps[0], emulator.certificates.ca_file.resolve()
+    app, ca_file = emulator.plan.apps[0], emulator.certificates.ca_file
     return "".join(
         f"""
 [mailboxes.box-{number}]
@@ -99,22 +100,20 @@ def notification(tenant: int, number: int) -> Notification:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The fleet at work.
+    """The emulator and the broker, and no worker yet.
 
     Attributes:
-        workers: those that were started first.
-        another: starts one more.
+        another: starts one more worker.
     """
 
     post: Publisher
     box: Inbox
-    workers: Sequence[WorkerProcess]
     another: Callable[[], Awaitable[WorkerProcess]]
 
 
 @asynccontextmanager
 async def staged(fleet: Fleet, address: BrokerAddress, store: str) -> AsyncIterator[Stage]:
-    """The emulator with a mailbox for each tenant, and workers."""
+    """The emulator with a mailbox for each tenant."""
     topology = Topology("fleet", lanes=16)
     accounts = tuple(
         MailboxAccount(f"box-{number}@contoso.example", None, frozenset({CLIENT_ID}))
@@ -135,34 +134,32 @@ async def staged(fleet: Fleet, address: BrokerAddress, store: str) -> AsyncItera
             given = running_worker(address, topology, mailboxes, fleet.directory, settings=settings, wait=False)
             return await stack.enter_async_context(given)
 
-        workers = [await worker() for _ in range(fleet.workers)]
         post = await stack.enter_async_context(publisher(address.url, prefix=topology.prefix))
-        yield Stage(post, box, workers, worker)
+        yield Stage(post, box, worker)
 
 
 async def _measured(fleet: Fleet, amqp_url: str, store: str, console: Console) -> Path:
     """Run it; the path of the journal."""
     async with staged(fleet, BrokerAddress(amqp_url), store) as stage:
         box = stage.box
+        await _published(stage.post, fleet)
         began = time.monotonic()
-        everything = [notification(tenant, n) for n in range(fleet.waiting) for tenant in range(fleet.mailboxes)]
-        publishing = asyncio.create_task(_published(stage.post, everything))
+        workers = [await stage.another() for _ in range(fleet.workers)]
         await _until(box, fleet.notifications // 4)
-        stage.workers[0].process.kill()
+        workers[0].process.kill()
         console.print(f"{time.monotonic() - began:.0f} s: a quarter is through, one worker killed")
         await _until(box, fleet.notifications // 2)
         await stage.another()
         console.print(f"{time.monotonic() - began:.0f} s: half is through, one worker added")
-        await publishing
         await _until(box, fleet.notifications)
         statuses = Counter(result.status for result in _finals(box).values())
         console.print(f"{time.monotonic() - began:.0f} s: all is told: {dict(statuses)}")
     return fleet.directory / "events.jsonl"
 
 
-async def _published(post: Publisher, notifications: Iterable[Notification]) -> None:
-    for each in notifications:
-        await post.publish(each)
+async def _published(post: Publisher, fleet: Fleet) -> None:
+    for number in range(fleet.waiting):
+        await asyncio.gather(*(post.publish(notification(tenant, number)) for tenant in range(fleet.mailboxes)))
 
 
 def _finals(box: Inbox) -> Mapping[str | None, Any]:
@@ -207,6 +204,13 @@ def table(findings: tuple[Finding, ...], shares: Mapping[str, float], title: str
     return shown
 
 
+def emptied(directory: Path) -> Path:
+    """A place for what a run writes; workers have it as their own directory, so the path is a whole one."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory.resolve()
+
+
 def main() -> int:
     """0 if every limit was kept."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,15 +221,14 @@ def main() -> int:
     options.add_argument("--per-minute", type=int, default=50)
     options.add_argument("--directory", type=Path, default=Path("build/fleet"))
     fleet = Fleet(**vars(options.parse_args()))
+    fleet = replace(fleet, directory=emptied(fleet.directory))
     console = Console()
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
-    shutil.rmtree(fleet.directory, ignore_errors=True)
-    fleet.directory.mkdir(parents=True)
     with (
         some_broker(amqp_url=None, progress=console.print, may_install=lambda _: True) as running,
         postgres() if fleet.store == "postgres" else nullcontext() as cluster,
     ):
-        store = cluster.url if cluster else f"sqlite:///{fleet.directory.resolve() / 'store.sqlite3'}"
+        store = cluster.url if cluster else f"sqlite:///{fleet.directory / 'store.sqlite3'}"
         journal = asyncio.run(_measured(fleet, running.amqp_url, store, console))
     allowed = Allowed(per_minute=fleet.per_minute)
     findings = audit(read(journal), allowed)

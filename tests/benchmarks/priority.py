@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import shutil
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.notification import Notification, Priority
-from tests.benchmarks.fleet import Fleet, Stage, notification, staged
+from tests.benchmarks.fleet import Fleet, Stage, emptied, notification, staged
 from tests.postgres import postgres
 from worker.broker.connection import BrokerAddress
 from worker.sandbox.rabbitmq import broker as some_broker
@@ -56,6 +55,8 @@ async def _measured(
 ) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
     slot = 60 / fleet.per_minute
     async with staged(fleet, address, store) as stage:
+        for _ in range(fleet.workers):
+            await stage.another()
         await _seconds(stage, notification(_OTHER, 0))  # workers are up, tokens are there
         before = await _spread(stage, slot, 1, others)
         console.print(f"publishing {fleet.waiting} notifications of low priority")
@@ -94,9 +95,7 @@ def main() -> int:
     given = options.parse_args()
     console = Console(width=120)
     logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
-    shutil.rmtree(given.directory, ignore_errors=True)
-    given.directory.mkdir(parents=True)
-    fleet = Fleet("postgres", 4, 2, given.backlog, given.per_minute, given.directory)
+    fleet = Fleet("postgres", 4, 2, given.backlog, given.per_minute, emptied(given.directory))
     with (
         some_broker(amqp_url=None, progress=console.print, may_install=lambda _: True) as running,
         postgres() as cluster,
