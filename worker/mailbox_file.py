@@ -275,6 +275,7 @@ class _Limits(_Table):
 
     connections: Annotated[int | None, Field(ge=1)] = None
     per_minute: Annotated[int | None, Field(ge=1)] = None
+    per_hour: Annotated[int | None, Field(ge=1)] = None
     recipients_per_day: Annotated[int | None, Field(ge=1)] = None
     recipients_per_message: Annotated[int | None, Field(ge=1)] = None
     max_size: Annotated[int | None, Field(ge=1)] = None

@@ -231,6 +231,7 @@ class Limits:
     Attributes:
         connections: at once.
         per_minute: messages in any minute.
+        per_hour: messages in any hour.
         recipients_per_day: in any 24 hours.
         recipients_per_message: of one mail.
         max_size: octets of one mail.
@@ -238,6 +239,7 @@ class Limits:
 
     connections: int | None = None
     per_minute: int | None = None
+    per_hour: int | None = None
     recipients_per_day: int | None = None
     recipients_per_message: int | None = None
     max_size: int | None = None

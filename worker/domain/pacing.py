@@ -23,6 +23,7 @@ _RECOVERY = 0.1
 _LEAST = 0.05
 
 _MINUTE = 60_000_000
+HOUR = 60 * _MINUTE
 DAY = 24 * 60 * _MINUTE
 BUCKET = 5 * _MINUTE
 """Recipients of a day are counted in buckets; a bucket counts until its last moment is a day old."""
@@ -185,6 +186,12 @@ def external_recipients_per_day(licences: int, *, trial: bool = False) -> int:
 
 ONMICROSOFT_EXTERNAL_PER_DAY = 100
 """Recipients outside the organisation for mail from `*.onmicrosoft.com`, a whole tenant in 24 hours."""
+
+
+def hour_has_room_at(ended: Sequence[int], in_flight: int, most: int, now: int) -> int:
+    """When one more mail fits into the hour; what is in flight is taken to end now."""
+    ends = [*sorted(end for end in ended if end + HOUR > now), *[now] * in_flight]
+    return now if len(ends) < most else ends[len(ends) - most] + HOUR
 
 
 def bucket(moment: int) -> int:

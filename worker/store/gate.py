@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -152,6 +152,7 @@ class SqlGate:
         return Limits(
             connections=pacing.of_limit(limits.connections, share),
             per_minute=pacing.of_limit(limits.per_minute, share),
+            per_hour=limits.per_hour,
             recipients_per_day=limits.recipients_per_day,
             recipients_per_message=limits.recipients_per_message,
             max_size=limits.max_size,
@@ -266,8 +267,7 @@ class SqlGate:
         slot: timedelta | None,
     ) -> int | _Place:
         now, organisation = _now(connection), of.organisation
-        used, recipients = self._used(connection, of.name, now)
-        external = self._outside(connection, organisation.name) if organisation else 0
+        used, recipients = self._used(connection, of, now)
         urgent = demand.priority is Priority.HIGH
         lines = self._lines(connection, of.name)
         own = lines.get((demand.tenant, urgent), Line())
@@ -276,19 +276,11 @@ class SqlGate:
             share = pacing.eased(row.factor, row.throttled_at, now)
             pace = Pace(pacing.of_limit(of.limits.per_minute, share) or 1, self._window)
         apart = pace.interval if pace else _SECOND
-        for counter, counted, wanted, most in (
-            (f"mailbox {of.name}", recipients, demand.recipients, of.limits.recipients_per_day),
-            (f"outside {organisation.name}", external, demand.external, organisation.external_per_day)
-            if organisation
-            else ("", 0, 0, None),
-        ):
-            if most is None or not wanted:
-                continue
-            at = pacing.day_has_room_at(self._day(connection, counter, now), counted, wanted, most, now)
-            if at > now:
-                at = max(at, own.last + apart)
+        for opens, full in self._long_spans(connection, of, demand, used, recipients, now):
+            if opens > now:
+                at = max(opens, own.last + apart)
                 self._queued(connection, of.name, demand.tenant, Line(at, own.again), urgent=urgent)
-                return _Place(at - now, _day_full(of, counter, most))
+                return _Place(at - now, full)
         if pace is not None:
             tenants = {tenant for (tenant, kind), each in lines.items() if kind == urgent and each.waiting(now)}
             expected = any(
@@ -310,9 +302,25 @@ class SqlGate:
         )
         return int(connection.execute(made.returning(ticket.c.number)).scalar_one())
 
-    def _used(self, connection: Connection, name: str, now: int) -> tuple[Used, int]:
-        """What counts in the window, and recipients in flight. The dead's mails end with them."""
-        counted = or_(ticket.c.ended_at.is_(None), ticket.c.ended_at > now - self._window)
+    def _long_spans(
+        self, connection: Connection, of: Mailbox, demand: Demand, used: Used, recipients: int, now: int
+    ) -> Iterator[tuple[int, Verdict]]:
+        """When an hour and a day have room for the mail, and what to say until then."""
+        if (mails := of.limits.per_hour) is not None:
+            yield pacing.hour_has_room_at(used.ended, used.in_flight, mails, now), _hour_full(of, mails)
+        if (most := of.limits.recipients_per_day) is not None and demand.recipients:
+            day_ = self._day(connection, f"mailbox {of.name}", now)
+            yield pacing.day_has_room_at(day_, recipients, demand.recipients, most, now), _day_full(of, most)
+        if (organisation := of.organisation) is not None and demand.external:
+            external = self._outside(connection, organisation.name)
+            day_ = self._day(connection, f"outside {organisation.name}", now)
+            most = organisation.external_per_day
+            yield pacing.day_has_room_at(day_, external, demand.external, most, now), _outside_full(of, most)
+
+    def _used(self, connection: Connection, of: Mailbox, now: int) -> tuple[Used, int]:
+        """What counts in the longest window of mails, and recipients in flight. The dead's mails end with them."""
+        name, window = of.name, self._window if of.limits.per_hour is None else max(self._window, pacing.HOUR)
+        counted = or_(ticket.c.ended_at.is_(None), ticket.c.ended_at > now - window)
         found = connection.execute(select(ticket).where(ticket.c.mailbox == name, counted)).all()
         flying = [each for each in found if each.ended_at is None]
         ends = self._life.ends(connection, (each.owner for each in flying), now)
@@ -322,7 +330,7 @@ class SqlGate:
                 self._end(connection, each, ends[each.owner], each.recipients, each.external)
                 ended.append(ends[each.owner])
         flying = [each for each in flying if each.owner not in ends]
-        connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - self._window))
+        connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - window))
         return Used(tuple(ended), len(flying)), sum(each.recipients for each in flying)
 
     def _outside(self, connection: Connection, organisation: str) -> int:
@@ -482,7 +490,7 @@ def _at_once(of: Mailbox) -> tuple[str, int | None]:
 
 
 def _counted(limits: Limits) -> bool:
-    return limits.per_minute is not None or limits.recipients_per_day is not None
+    return (limits.per_minute, limits.per_hour, limits.recipients_per_day) != (None, None, None)
 
 
 def _current(row: Row[Any], admission: Admission) -> bool:
@@ -508,14 +516,24 @@ def _minute_full(of: Mailbox, most: int) -> Verdict:
     )
 
 
-def _day_full(of: Mailbox, counter: str, most: int) -> Verdict:
-    if counter.startswith("mailbox "):
-        said = f"The mailbox {of.name} has sent to {most} recipients in the last 24 hours, which is its limit."
-        remedy = "Use further mailboxes for this scope, or a service for bulk mail."
-    else:
-        said = f"The organisation of {of.name} has sent to {most} outside recipients in 24 hours, which is its limit."
-        remedy = "Send from a domain of your own (not onmicrosoft.com), or buy licences; mail to the inside goes on."
-    return Verdict("throttled-mailbox/day", Scope.MAILBOX, Action.PAUSE, said, remedy)
+def _hour_full(of: Mailbox, most: int) -> Verdict:
+    said = f"The mailbox {of.name} has sent {most} mails in the last hour, which is its limit."
+    return _full("throttled-mailbox/hour", said, "Further mailboxes for this scope, or a higher limit of the provider.")
+
+
+def _day_full(of: Mailbox, most: int) -> Verdict:
+    said = f"The mailbox {of.name} has sent to {most} recipients in the last 24 hours, which is its limit."
+    return _full("throttled-mailbox/day", said, "Use further mailboxes for this scope, or a service for bulk mail.")
+
+
+def _outside_full(of: Mailbox, most: int) -> Verdict:
+    said = f"The organisation of {of.name} has sent to {most} outside recipients in 24 hours, which is its limit."
+    remedy = "Send from a domain of your own (not onmicrosoft.com), or buy licences; mail to the inside goes on."
+    return _full("throttled-mailbox/day", said, remedy)
+
+
+def _full(kind: str, said: str, remedy: str) -> Verdict:
+    return Verdict(kind, Scope.MAILBOX, Action.PAUSE, said, remedy)
 
 
 def _store_down(said: str) -> Verdict:

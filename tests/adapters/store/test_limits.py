@@ -130,6 +130,31 @@ async def test_tenant_waits_behind_its_own_mail_not_behind_anothers(durable: Bac
     assert other.slot < last.slot - timedelta(seconds=20)
 
 
+async def test_mails_of_an_hour_are_counted_over_all_workers(durable: Backend) -> None:
+    one, two = await durable.gate(), await durable.gate()
+    box = limited(per_minute=30, per_hour=3)
+    for _ in range(2):
+        await one.cleared(await admitted(one, box), tried=True, accepted=1)
+    await admitted(two, box)
+    refused = await paced(two, box)
+    assert timedelta(minutes=59) < refused.slot - now() <= timedelta(hours=1)
+    assert "3 mails in the last hour" in refused.verdict.explanation
+    behind = await paced(one, box)
+    apart = (behind.slot - refused.slot) / timedelta(seconds=1)
+    assert apart == pytest.approx(2, abs=0.1), "as the minute's limit asks for"
+
+
+async def test_mails_of_the_hour_before_do_not_count(durable: Backend) -> None:
+    gate = await durable.gate()
+    box = limited(per_hour=1)
+    await gate.cleared(await admitted(gate, box), tried=True, accepted=1)
+    await durable.sql("UPDATE ticket SET ended_at = ended_at - 3540000000")
+    soon = await paced(gate, box)
+    assert timedelta(seconds=50) < soon.slot - now() <= timedelta(minutes=1)
+    await durable.sql("UPDATE ticket SET ended_at = ended_at - 60000000")
+    await admitted(gate, box, demand(slot=now() - timedelta(seconds=1)))
+
+
 async def test_recipients_of_a_day_are_counted_over_all_workers(durable: Backend) -> None:
     one, two = await durable.gate(), await durable.gate()
     box = limited(recipients_per_day=100)
