@@ -35,4 +35,4 @@ def test_waits_double_up_to_a_minute(waits: int, seconds: int) -> None:
 
 
 def test_urgent_mail_keeps_looking_soon() -> None:
-    assert waited(50, Priority.HIGH) == timedelta(seconds=4)
+    assert waited(50, Priority.HIGH) == timedelta(seconds=1)

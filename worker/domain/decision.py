@@ -272,8 +272,8 @@ def while_busy(trial: Trial) -> Decision:
     """
     progress = trial.case.progress
     urgent = trial.case.notification.priority is Priority.HIGH
-    doublings = min(progress.waits, 1 if urgent else _DOUBLINGS)
-    when = trial.now + _LOOK_AGAIN * 2**doublings * (1 + trial.dice)
+    pause = _LOOK_AGAIN / 2 if urgent else _LOOK_AGAIN * 2 ** min(progress.waits, _DOUBLINGS)
+    when = trial.now + pause * (1 + trial.dice)
     turn = progress.slot or trial.now
     return Decision((), WaitUntil(when, replace(progress, waits=progress.waits + 1, slot=turn)))
 

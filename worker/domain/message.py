@@ -14,7 +14,7 @@ from email.utils import format_datetime
 
 from contracts.address import AddrSpec
 from contracts.headers import is_structured
-from contracts.notification import Address, Notification
+from contracts.notification import Address, Notification, Priority
 from worker.domain import mime
 from worker.domain.header import addresses, structured, unstructured
 from worker.domain.mailbox import Mailbox
@@ -31,12 +31,14 @@ class OutgoingMessage:
         content: headers and body, CRLF line ends, no Bcc, no line that begins with a dot.
         smtputf8: whether its headers hold an address that ASCII cannot (RFC 6532).
         visible: the recipients that its headers name; the others are hidden ones.
+        urgent: whether it may join a line for a connection that is too long for others.
     """
 
     message_id: str
     content: bytes
     smtputf8: bool = False
     visible: frozenset[AddrSpec] = frozenset()
+    urgent: bool = False
 
 
 def sender_of(notification: Notification, mailbox: Mailbox) -> Address:
@@ -66,6 +68,7 @@ def compose(notification: Notification, mailbox: Mailbox, files: Sequence[bytes]
         _head(notification, sender, message_id, date).encode() + bytes(_body(notification, files)),
         smtputf8=any(person.spec.needs_smtputf8 for person in named),
         visible=frozenset(person.spec for person in (*notification.to, *notification.cc)),
+        urgent=notification.priority is Priority.HIGH,
     )
 
 

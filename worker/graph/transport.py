@@ -66,7 +66,10 @@ class GraphTransport:
         """Submit one mail. Graph reads its recipients from the headers, hidden ones from a Bcc that it removes."""
         if names_others(envelope, message):
             return Broken(Stage.GRAPH, Fault.NAMED_ALREADY, "")
-        async with self._line(mailbox).place() as free, self._permitted(mailbox, free=free) as has_place:
+        async with (
+            self._line(mailbox).place(urgent=message.urgent) as free,
+            self._permitted(mailbox, free=free) as has_place,
+        ):
             if not has_place:
                 return Busy()
             content = self_addressed(envelope, message)
@@ -160,9 +163,9 @@ class _Line:
         self._waiting = 0
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[bool]:
+    async def place(self, *, urgent: bool) -> AsyncIterator[bool]:
         """A place while the context lasts; False if there is none within a moment."""
-        if not await self._taken():
+        if not await self._taken(urgent=urgent):
             yield False
             return
         try:
@@ -170,8 +173,8 @@ class _Line:
         finally:
             self._places.release()
 
-    async def _taken(self) -> bool:
-        if self._places.locked() and self._waiting >= self._longest:
+    async def _taken(self, *, urgent: bool) -> bool:
+        if self._places.locked() and not urgent and self._waiting >= self._longest:
             return False
         self._waiting += 1
         try:

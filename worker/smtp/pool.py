@@ -14,23 +14,28 @@ from worker.domain.mailbox import SessionLimits
 from worker.smtp.session import Session
 
 _LINE_PER_CONNECTION = 2
+_LOOK_EVERY = 0.5  # seconds, whether somebody wants what is idle here
 _ECHO = 1.0  # seconds in which a failure also answers those who were on their way to ask when it came
 
 Unopened = Refused | TokenRefused | Broken | Busy
 Open = Callable[[], Awaitable[Session | Unopened]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Idle:
     session: Session
-    closing: asyncio.TimerHandle
+    closing: asyncio.TimerHandle | None = None
+
+    def done(self) -> None:
+        if self.closing is not None:
+            self.closing.cancel()
 
 
 class Pool:
     """At most `limits.connections` sessions, the most recently used one first, idle ones closed by themselves."""
 
     def __init__(
-        self, open_session: Open, limits: SessionLimits, patience: float, wanted: Callable[[], bool] = lambda: False
+        self, open_session: Open, limits: SessionLimits, patience: float, wanted: Callable[[], bool] | None = None
     ) -> None:
         """Make an empty pool.
 
@@ -38,7 +43,7 @@ class Pool:
             open_session: opens and authenticates a session.
             limits: of this mailbox.
             patience: seconds that a mail may wait for a session before it goes back to the broker.
-            wanted: whether another worker waits for one of our connections to be closed.
+            wanted: whether another worker waits for one of our connections to be closed; None: nobody ever does.
         """
         self._open = open_session
         self._limits = limits
@@ -52,10 +57,10 @@ class Pool:
         self._idle: deque[_Idle] = deque()
 
     @asynccontextmanager
-    async def session(self, *, fresh: bool = False) -> AsyncIterator[Session | Unopened]:
+    async def session(self, *, fresh: bool = False, urgent: bool = False) -> AsyncIterator[Session | Unopened]:
         """Lend a session, an idle one if there is one and `fresh` does not forbid it."""
         asked = time.monotonic()
-        if not await self._permitted():
+        if not await self._permitted(urgent=urgent):
             yield Busy()
             return
         try:
@@ -68,9 +73,9 @@ class Pool:
         finally:
             self._permits.release()
 
-    async def _permitted(self) -> bool:
+    async def _permitted(self, *, urgent: bool) -> bool:
         """Take a place, in a line that is kept short: a mailbox with a backlog must not occupy the whole worker."""
-        if self._permits.locked() and self._waiting >= _LINE_PER_CONNECTION * self._limits.connections:
+        if self._permits.locked() and not urgent and self._waiting >= _LINE_PER_CONNECTION * self._limits.connections:
             return False
         self._waiting += 1
         try:
@@ -93,7 +98,7 @@ class Pool:
         while self._idle:
             idle = self._idle.pop()
             if not fresh and idle.session.reusable(self._limits):
-                idle.closing.cancel()
+                idle.done()
                 return idle.session
             self._retire(idle)
         await self._retired()
@@ -116,21 +121,31 @@ class Pool:
             return opened
 
     def _take_back(self, session: Session) -> None:
-        seconds = self._limits.idle.total_seconds()
-        idle = _Idle(session, asyncio.get_running_loop().call_later(seconds, self._expire, session))
-        if session.reusable(self._limits) and not self._wanted():
+        idle = _Idle(session)
+        if session.reusable(self._limits) and not self._is_wanted():
             self._idle.append(idle)
+            self._watch(idle, self._limits.idle.total_seconds())
         else:
             self._retire(idle)
 
-    def _expire(self, session: Session) -> None:
-        for idle in [idle for idle in self._idle if idle.session is session]:
+    def _is_wanted(self) -> bool:
+        return self._wanted is not None and self._wanted()
+
+    def _watch(self, idle: _Idle, left: float) -> None:
+        """Close it when it has been idle for long enough, or before, when another worker wants its connection."""
+        step = left if self._wanted is None else min(left, _LOOK_EVERY)
+        idle.closing = asyncio.get_running_loop().call_later(step, self._look_at, idle, left - step)
+
+    def _look_at(self, idle: _Idle, left: float) -> None:
+        if left > 0 and not self._is_wanted():
+            self._watch(idle, left)
+        elif idle in self._idle:
             self._idle.remove(idle)
             self._retire(idle)
 
     def _retire(self, idle: _Idle) -> None:
         """Say goodbye without keeping anybody waiting but those who need the place."""
-        idle.closing.cancel()
+        idle.done()
         task = asyncio.create_task(idle.session.close())
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)

@@ -51,14 +51,14 @@ class SmtpTransport:
     ) -> Submission:
         """Submit one mail. An idle session that turns out to be dead costs nothing: a new one is opened."""
         pool = self._pool(mailbox)
-        async with pool.session() as session:
+        async with pool.session(urgent=message.urgent) as session:
             if not isinstance(session, Session):
                 return session
             fresh = session.fresh
             outcome = await session.submit(envelope, message, handing_over)
         if fresh or not _was_dead(outcome):
             return outcome
-        async with pool.session(fresh=True) as session:
+        async with pool.session(fresh=True, urgent=message.urgent) as session:
             if not isinstance(session, Session):
                 return session
             return await session.submit(envelope, message, handing_over)
@@ -85,7 +85,7 @@ class SmtpTransport:
 
     def _new_pool(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Pool:
         limits: SessionLimits = endpoint.limits
-        wanted: Callable[[], bool] = _nobody
+        wanted: Callable[[], bool] | None = None
         opening: Open = partial(self.open, mailbox.name, endpoint)
         if self._permits is not None and mailbox.limits.connections is not None:
             limits = replace(limits, idle=min(limits.idle, _IDLE))
@@ -147,10 +147,6 @@ class SmtpTransport:
         used = mechanism.name.lower() if mechanism else "none"
         self._observe(SessionOpened(name, connection.tls, used, time.monotonic() - started))
         return Session(connection, self._timeouts, closed)
-
-
-def _nobody() -> bool:
-    return False
 
 
 def mechanism_for(credentials: Credentials, connection: Connection, token: Token | None) -> Mechanism | None:

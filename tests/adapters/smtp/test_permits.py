@@ -95,6 +95,19 @@ async def test_idle_session_is_closed_at_once_when_another_worker_wants_its_perm
     assert permits.out == set()
 
 
+async def test_session_that_is_idle_already_is_closed_when_another_worker_wants_its_permit() -> None:
+    permits = Counted(1)
+    async with listening(Obedient().serve) as listener:
+        one, two = worker(permits), worker(permits)
+        mailbox = limited(listener.port)
+        assert isinstance(await submit(one, mailbox), Accepted)
+        assert isinstance(await submit(two, mailbox), Accepted), "within the patience of a mail"
+        assert permits.given == 2
+        await one.close()
+        await two.close()
+    assert permits.out == set()
+
+
 async def test_mailbox_without_a_limit_asks_for_no_permit() -> None:
     permits = Counted(0)
     async with listening(Obedient().serve) as listener:

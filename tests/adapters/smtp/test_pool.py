@@ -313,6 +313,26 @@ async def test_mail_that_would_have_to_wait_in_a_long_line_is_told_busy_at_once(
     assert made.listener.most_open == 2
 
 
+async def test_urgent_mail_may_join_a_long_line() -> None:
+    gate = Gatekeeper()
+    async with rig(Obedient(at_dot=gate), connections=1) as made, pooled(made, patience=60) as pool:
+
+        async def submit(*, urgent: bool) -> Submission:
+            async with pool.session(urgent=urgent) as session:
+                if not isinstance(session, Session):
+                    return session
+                return await session.submit(ENVELOPE, OutgoingMessage("<1@contoso.com>", SMALL), always)
+
+        tasks = [asyncio.create_task(submit(urgent=False)) for _ in range(5)]
+        await gate.holds(1)
+        await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert await submit(urgent=False) == Busy()
+        urgent = asyncio.create_task(submit(urgent=True))
+        await gate.let_go()
+        assert isinstance(await urgent, Accepted)
+        await asyncio.wait(tasks, timeout=PATIENCE)
+
+
 async def test_transport_is_patient_for_seconds_and_then_busy() -> None:
     gate = Gatekeeper()
     async with rig(Obedient(at_dot=gate), connections=1) as made:
