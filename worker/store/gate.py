@@ -1,6 +1,6 @@
 """The gate in SQL: pauses and limits of mailboxes, as all workers together keep them.
 
-What a mailbox without limits needs, whether it rests, is looked at every second for all of them. A mailbox with limits
+What a mailbox without limits needs, whether it rests, is looked at twice a second for all of them. A mailbox with limits
 has a row that is locked for each decision (`worker.domain.pacing` makes it), so that they hold whoever sends.
 """
 
@@ -33,7 +33,7 @@ _LONGEST_PAUSE = timedelta(hours=1)
 _PROBE = timedelta(seconds=60)  # a probe that has not come back by then is given up
 _LOOK_AGAIN = timedelta(seconds=5)
 _STORE_BACK = timedelta(seconds=5)
-_LOOK_EVERY = 1.0  # seconds until a pause that another worker began is known here
+_LOOK_EVERY = 0.5  # seconds until a pause that another worker began, or its want of a connection, is known here
 _IN_PLACE = 1.5  # seconds that a mail waits here rather than in the broker
 _WANTED = 3 * _SECOND
 _TRIES = 5
