@@ -80,6 +80,8 @@ _PROOFS = "certificate_file, federated_token_file, managed_identity or device_lo
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25, Tls.IF_OFFERED: 25}
 _NOTHING: frozenset[str] = frozenset()
 _SESSIONS = SessionLimits()
+_CLEAR = frozenset({Tls.NONE, Tls.IF_OFFERED})
+_MISFITS = frozenset({(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)})
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 
 
@@ -389,17 +391,19 @@ class _Mailbox(_Table):
         return self
 
     def _ordered(self) -> None:
+        if self.channels is None:
+            return
         there = {name for name, given in (("smtp", self.host), ("graph", self.graph)) if given is not None}
-        if self.channels is not None and sorted(self.channels) != sorted(there):
+        if sorted(self.channels) != sorted(there):
             raise ValueError(f"channels must name each of {', '.join(sorted(there)) or 'no channel'} once")
 
     def _fitting(self) -> None:
         tls, port = self.tls or Tls.STARTTLS, self.port
         if port in _NOT_SMTP:
             raise ValueError(f"port {port} is {_NOT_SMTP[port]}, not SMTP; use 587 (starttls), 465 (implicit) or 25")
-        if tls in {Tls.NONE, Tls.IF_OFFERED} and (self.oauth or self.login):
+        if (self.oauth or self.login) and tls in _CLEAR:
             raise ValueError(f'tls = "{tls}" would send the login in clear text; use starttls or implicit')
-        if (tls, port) in {(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)}:
+        if (tls, port) in _MISFITS:
             raise ValueError(f'port {port} and tls = "{tls}" do not fit: 465 is implicit, 587 is starttls')
 
 
@@ -712,9 +716,13 @@ def _smtp(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) ->
     )
 
 
-@cache
 def _limits(table: _Limits) -> Limits:
-    return Limits(**table.model_dump())
+    return _same_limits(
+        table.connections, table.per_minute, table.recipients_per_day, table.recipients_per_message, table.max_size
+    )
+
+
+_same_limits = cache(Limits)
 
 
 @cache
