@@ -199,8 +199,9 @@ class Directories:
             if self._number is not None and contents.number != self._number:
                 self._observe(MailboxesChanged(contents.number, tuple(_differing(before, made))))
             for mailbox in made.mailboxes.values():
-                news = before.mailboxes.get(mailbox.name) != mailbox
-                if mailbox.held is not None and mailbox.held.unusable and news:
+                if mailbox.held is None or not mailbox.held.unusable:
+                    continue
+                if before.mailboxes.get(mailbox.name) != mailbox:
                     self._observe(MailboxUnusable(mailbox.name, mailbox.held.why, mailbox.held.remedy))
             self._number = contents.number
             ends = [each.until for each in contents.pauses if each.until is not None]
@@ -543,6 +544,8 @@ def effective(base: Base, contents: Contents, keyring: Keyring) -> Directory:
     Raises:
         MailboxFileError: the file's own are wrong.
     """
+    if not (contents.entries or contents.parts or contents.pauses):
+        return base.directory
     entries = [
         entry
         for entry in contents.entries

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 from secrets import token_hex
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import SecretStr
 
@@ -68,10 +68,13 @@ from worker.telemetry import health, http
 from worker.telemetry.logs import LogEvents
 from worker.telemetry.metrics import Metrics
 from worker.telemetry.standing import Standings
-from worker.templates.renderer import NoTemplates, Renderer
+from worker.templates.none import NoTemplates
 from worker.tenant_settings import TenantSettings
 from worker.tryout import Tried, tried_out
 from worker.unusable import Unusable
+
+if TYPE_CHECKING:
+    from worker.templates.renderer import Renderer
 
 T = TypeVar("T")
 
@@ -554,7 +557,11 @@ def _now() -> datetime:
 def templates(settings: Settings) -> Renderer | NoTemplates:
     """What makes mails of templates; to be closed."""
     directory = settings.templates.directory
-    return Renderer(directory, os.environ) if directory is not None else NoTemplates()
+    if directory is None:
+        return NoTemplates()
+    from worker.templates.renderer import Renderer  # noqa: PLC0415 - Jinja is loaded only where it is needed
+
+    return Renderer(directory, os.environ)
 
 
 def _retry_policy(settings: Settings) -> RetryPolicy:

@@ -7,6 +7,7 @@ A secret may stand in the file, in a file of its own (`…_file`), in an environ
 from __future__ import annotations
 
 import gc
+import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -78,6 +79,9 @@ except ImportError:
 _PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25, Tls.IF_OFFERED: 25}
 _NOTHING: frozenset[str] = frozenset()
+_SESSIONS = SessionLimits()
+_CLEAR = frozenset({Tls.NONE, Tls.IF_OFFERED})
+_MISFITS = frozenset({(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)})
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 
 
@@ -388,17 +392,19 @@ class _Mailbox(_Table):
         return self
 
     def _ordered(self) -> None:
+        if self.channels is None:
+            return
         there = {name for name, given in (("smtp", self.host), ("graph", self.graph)) if given is not None}
-        if self.channels is not None and sorted(self.channels) != sorted(there):
+        if sorted(self.channels) != sorted(there):
             raise ValueError(f"channels must name each of {', '.join(sorted(there)) or 'no channel'} once")
 
     def _fitting(self) -> None:
         tls, port = self.tls or Tls.STARTTLS, self.port
         if port in _NOT_SMTP:
             raise ValueError(f"port {port} is {_NOT_SMTP[port]}, not SMTP; use 587 (starttls), 465 (implicit) or 25")
-        if tls in {Tls.NONE, Tls.IF_OFFERED} and (self.oauth or self.login):
+        if (self.oauth or self.login) and tls in _CLEAR:
             raise ValueError(f'tls = "{tls}" would send the login in clear text; use starttls or implicit')
-        if (tls, port) in {(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)}:
+        if (tls, port) in _MISFITS:
             raise ValueError(f'port {port} and tls = "{tls}" do not fit: 465 is implicit, 587 is starttls')
 
 
@@ -522,11 +528,23 @@ def read(path: Path) -> dict[str, Any]:
         MailboxFileError: it cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        packed = pickle.dumps(_shared(tomllib.loads(path.read_text(encoding="utf-8-sig")), {}))
     except OSError as error:
         raise MailboxFileError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MailboxFileError(f"{path} is not TOML: {error}") from error
+    # What the parser has left between its results would keep three times their memory from being given back.
+    tree: dict[str, Any] = pickle.loads(packed)  # noqa: S301 - packed a moment ago
+    return tree
+
+
+def _shared(value: Any, known: dict[str, str]) -> Any:
+    """The same, with one string in place of all that are equal."""
+    if isinstance(value, str):
+        return known.setdefault(value, value)
+    if isinstance(value, dict):
+        return {known.setdefault(key, key): _shared(each, known) for key, each in value.items()}
+    return [_shared(each, known) for each in value] if isinstance(value, list) else value
 
 
 def assembled(tree: Mapping[str, Any], environment: Mapping[str, str], origin: str = "") -> Directory:
@@ -615,8 +633,8 @@ def _mailbox(
     name: str, table: _Mailbox, environment: Mapping[str, str], organisations: Mapping[str, Organisation]
 ) -> Mailbox:
     try:
-        first, *further = _channels(table, environment)
         address = parse(table.address)
+        first, *further = _channels(table, address, environment)
         return Mailbox(
             name=name,
             address=address,
@@ -654,22 +672,22 @@ def _counted_with(
     return organisations.get(address.domain) or _onmicrosoft(address.domain)
 
 
-def _channels(table: _Mailbox, environment: Mapping[str, str]) -> list[Endpoint]:
+def _channels(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) -> list[Endpoint]:
     """In the order in which they are tried: SMTP first unless the file says otherwise."""
     if table.pickup is not None:
         return [_pickup(table.pickup)]
     there: dict[str, Endpoint] = {}
     if table.host is not None:
-        there["smtp"] = _smtp(table, environment)
+        there["smtp"] = _smtp(table, address, environment)
     if table.graph is not None:
-        there["graph"] = _graph(table, table.graph, environment)
+        there["graph"] = _graph(table, table.graph, address, environment)
     return [there[name] for name in table.channels or there]
 
 
-def _graph(table: _Mailbox, graph: _Graph, environment: Mapping[str, str]) -> GraphEndpoint:
+def _graph(table: _Mailbox, graph: _Graph, address: AddrSpec, environment: Mapping[str, str]) -> GraphEndpoint:
     """Its token has an audience of its own: one for SMTP is refused."""
     url = (graph.url or CLOUDS[table.cloud].graph).rstrip("/")
-    credentials = _credentials(table, parse(table.address), environment)
+    credentials = _credentials(table, address, environment)
     if not isinstance(credentials, OAuth):
         raise ValueError("[graph] needs [oauth]: Microsoft Graph takes no password")  # noqa: TRY004 - of the file
     permission = "Mail.Send" if isinstance(credentials.proof, DeviceLogin) else ".default"
@@ -682,15 +700,15 @@ def _graph(table: _Mailbox, graph: _Graph, environment: Mapping[str, str]) -> Gr
     )
 
 
-def _smtp(table: _Mailbox, environment: Mapping[str, str]) -> SmtpEndpoint:
+def _smtp(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) -> SmtpEndpoint:
     tls = table.tls or Tls.STARTTLS
     return SmtpEndpoint(
         host=_ascii_host(table.host or ""),
         port=table.port or _PORTS[tls],
         tls=tls,
-        credentials=_credentials(table, parse(table.address), environment),
+        credentials=_credentials(table, address, environment),
         limits=_session_limits(
-            min(filter(None, (table.connections or SessionLimits().connections, table.limits.connections))),
+            min(filter(None, (table.connections or _SESSIONS.connections, table.limits.connections))),
             table.messages_per_connection,
             table.idle_seconds,
         ),
@@ -699,9 +717,13 @@ def _smtp(table: _Mailbox, environment: Mapping[str, str]) -> SmtpEndpoint:
     )
 
 
-@cache
 def _limits(table: _Limits) -> Limits:
-    return Limits(**table.model_dump())
+    return _same_limits(
+        table.connections, table.per_minute, table.recipients_per_day, table.recipients_per_message, table.max_size
+    )
+
+
+_same_limits = cache(Limits)
 
 
 @cache

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ def run() -> None:
 
     The first signal lets mails under way finish (POSTLANE_WORKER__GRACE_SECONDS); the second ends the worker at once.
     """
+    gc.disable()  # what is made until the worker runs stays
     from worker import settings
     from worker.telemetry import logs
 
@@ -31,9 +34,18 @@ async def _run(settings: Settings) -> None:
     from worker.bootstrap import running
 
     async with running(settings) as app:
-        gc.freeze()  # modules and mailboxes stay; the collector need not look through them again and again
+        _settle()
         obey_signals(app)
         await app.run()
+
+
+def _settle() -> None:
+    """Modules and mailboxes stay: the collector need not look through them again and again."""
+    gc.freeze()
+    gc.enable()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than GNU's
+            ctypes.CDLL(None).malloc_trim(0)  # what checking them has left would stay with the process
 
 
 def obey_signals(app: App) -> None:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, StaticPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from worker.ports import StoreDown
 from worker.store import migrating
@@ -142,6 +141,8 @@ def _durable(connection: Any, _record: object) -> None:
 
 class _Postgresql:
     def __init__(self, url: URL) -> None:
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - brings the ORM, which SQLite need not
+
         arguments = {
             "timeout": _PATIENCE / 2,
             "command_timeout": _PATIENCE,

@@ -29,23 +29,6 @@ _UNRENDERABLE, _UNREADABLE = TypeAdapter(Unrenderable), TypeAdapter(Unreadable)
 _SURVEYS = TypeAdapter(tuple[Survey, ...])
 
 
-class NoTemplates:
-    """The port `Templates` where no directory is set."""
-
-    async def rule(self, event: str, scope: MailScope) -> None:
-        """There is no rule for anything."""
-
-    async def render(self, order: Order) -> Unrenderable:
-        """There is no template."""
-        return Unrenderable(
-            f"Template {order.template!r} was asked for, but no templates are set up here.",
-            "Set POSTLANE_TEMPLATES__DIRECTORY, restart the workers, then replay the dead letter.",
-        )
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
 class Renderer:
     """Two processes: one for templates that behave, one for those that took too long once."""
 

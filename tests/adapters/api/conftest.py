@@ -36,7 +36,7 @@ from worker.store.mailboxes import SqlMailboxes
 from worker.store.opening import opened
 from worker.switchboard import Switchboard
 from worker.telemetry import http
-from worker.templates.renderer import NoTemplates
+from worker.templates.none import NoTemplates
 from worker.tenant_settings import TenantSettings
 from worker.tryout import Tried, tried_out
 

@@ -15,7 +15,8 @@ import pytest
 from tests.adapters.templates.conftest import Write
 from worker.domain.mailbox import MailScope
 from worker.domain.wording import Order, Rule, Unreadable, Unrenderable, Wording
-from worker.templates.renderer import NoTemplates, Renderer
+from worker.templates.none import NoTemplates
+from worker.templates.renderer import Renderer
 
 DATA = {"id": 7, "application": "setup.exe", "base": "https://pm.contoso.com"}
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
