@@ -719,7 +719,12 @@ def _smtp(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) ->
 
 def _limits(table: _Limits) -> Limits:
     return _same_limits(
-        table.connections, table.per_minute, table.recipients_per_day, table.recipients_per_message, table.max_size
+        table.connections,
+        table.per_minute,
+        table.per_hour,
+        table.recipients_per_day,
+        table.recipients_per_message,
+        table.max_size,
     )
 
 

@@ -1,7 +1,7 @@
 """The gate in SQL: pauses and limits of mailboxes, as all workers together keep them.
 
-What a mailbox without limits needs, whether it rests, is looked at twice a second for all of them. A mailbox with limits
-has a row that is locked for each decision (`worker.domain.pacing` makes it), so that they hold whoever sends.
+What a mailbox without limits needs, whether it rests, is looked at twice a second for all of them. A mailbox with
+limits has a row that is locked for each decision (`worker.domain.pacing` makes it), so that they hold whoever sends.
 """
 
 from __future__ import annotations

@@ -366,9 +366,12 @@ suppress = true
 def test_limits_are_carried_and_one_worker_never_takes_more_connections_than_all(
     written: Callable[[str], Path],
 ) -> None:
-    limits = "limits = { connections = 2, per_minute = 10, recipients_per_message = 20, max_size = 1000 }"
+    minute, day = "per_minute = 10, per_hour = 50", "recipients_per_day = 60, recipients_per_message = 20"
+    limits = f"limits = {{ connections = 2, {minute}, {day}, max_size = 1000 }}"
     mailbox = load(written(f'{MAILBOX}host = "h"\n{limits}\n'), {}).mailboxes["portal"]
-    assert mailbox.limits == Limits(connections=2, per_minute=10, recipients_per_message=20, max_size=1000)
+    assert mailbox.limits == Limits(
+        connections=2, per_minute=10, per_hour=50, recipients_per_day=60, recipients_per_message=20, max_size=1000
+    )
     assert isinstance(mailbox.endpoint, SmtpEndpoint)
     assert mailbox.endpoint.limits.connections == 2
 
