@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from contracts.address import parse
-from contracts.notification import Address, Notification
+from contracts.notification import Address, Notification, Priority
 from tests.factories import NOON, document, mailbox, notification
 from tests.unit.strategies import HIDDEN_DOMAIN, documents
 from worker.domain.message import OutgoingMessage, compose, sender_of
@@ -361,3 +361,8 @@ def test_moment_of_composing_leaves_no_trace() -> None:
     assert [line for line in early.split(b"\r\n") if line not in late.split(b"\r\n")] == [
         b"Date: Thu, 01 Jan 2026 00:00:00 +0000"
     ]
+
+
+@pytest.mark.parametrize("priority", Priority)
+def test_mail_says_whether_it_is_urgent(priority: Priority) -> None:
+    assert composed(notification(priority=priority)).urgent is (priority is Priority.HIGH)

@@ -30,11 +30,10 @@ from worker.domain.message import OutgoingMessage
 from worker.graph.answer import Answer
 from worker.graph.conversation import Conversation, Ended, Mark, Timeouts, client
 from worker.graph.large import Declined, send_in_parts
-from worker.permits import PATIENCE, permitted
+from worker.permits import Places, permitted
 from worker.ports import HandingOver, Permits, Tokens
 
 WHOLE = 3 * 1024 * 1024  # octets of a mail that fit into one request once they are base64
-_LINE_PER_REQUEST = 2
 _NO_BASE64 = b"!"  # what no mail can be
 
 
@@ -58,7 +57,7 @@ class GraphTransport:
         self._tokens = tokens
         self._timeouts = timeouts or Timeouts()
         self._clients: dict[str | None, httpx2.AsyncClient] = {}
-        self._lines: dict[tuple[str, int], _Line] = {}
+        self._lines: dict[tuple[str, int], Places] = {}
 
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
@@ -130,11 +129,11 @@ class GraphTransport:
         finally:
             await self._permits.release(permit)
 
-    def _line(self, mailbox: Mailbox) -> _Line:
+    def _line(self, mailbox: Mailbox) -> Places:
         places = cast("GraphEndpoint", mailbox.endpoint).concurrent
         line = self._lines.get((mailbox.name, places))
         if line is None:
-            line = self._lines[mailbox.name, places] = _Line(places)
+            line = self._lines[mailbox.name, places] = Places(places)
         return line
 
 
@@ -152,35 +151,3 @@ def _meaning(answer: Answer) -> Accepted | Refused | Broken:
         case status:
             fault = Fault.SERVER_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Fault.GARBLED
             return Broken(Stage.DOT, fault, str(answer.reply))
-
-
-class _Line:
-    """Places for requests of one mailbox, and a line before them that is kept short."""
-
-    def __init__(self, places: int) -> None:
-        self._places = asyncio.Semaphore(places)
-        self._longest = places * _LINE_PER_REQUEST
-        self._waiting = 0
-
-    @asynccontextmanager
-    async def place(self, *, urgent: bool) -> AsyncIterator[bool]:
-        """A place while the context lasts; False if there is none within a moment."""
-        if not await self._taken(urgent=urgent):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self._places.release()
-
-    async def _taken(self, *, urgent: bool) -> bool:
-        if self._places.locked() and not urgent and self._waiting >= self._longest:
-            return False
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(PATIENCE):
-                return await self._places.acquire()
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting -= 1

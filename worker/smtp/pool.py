@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from worker.domain.delivery import Broken, Busy, Refused, TokenRefused
 from worker.domain.mailbox import SessionLimits
+from worker.permits import Places
 from worker.smtp.session import Session
 
-_LINE_PER_CONNECTION = 2
 _LOOK_EVERY = 0.5  # seconds, whether somebody wants what is idle here
 _ECHO = 1.0  # seconds in which a failure also answers those who were on their way to ask when it came
 
@@ -47,12 +47,10 @@ class Pool:
         """
         self._open = open_session
         self._limits = limits
-        self._patience = patience
         self._wanted = wanted
-        self._permits = asyncio.Semaphore(limits.connections)
+        self._places = Places(limits.connections, patience)
         self._door = asyncio.Lock()
         self._failure: tuple[float, Unopened] | None = None
-        self._waiting = 0
         self._leaving: set[asyncio.Task[None]] = set()
         self._idle: deque[_Idle] = deque()
 
@@ -60,31 +58,16 @@ class Pool:
     async def session(self, *, fresh: bool = False, urgent: bool = False) -> AsyncIterator[Session | Unopened]:
         """Lend a session, an idle one if there is one and `fresh` does not forbid it."""
         asked = time.monotonic()
-        if not await self._permitted(urgent=urgent):
-            yield Busy()
-            return
-        try:
+        async with self._places.place(urgent=urgent) as free:
+            if not free:
+                yield Busy()
+                return
             session = await self._lent(asked, fresh=fresh)
             try:
                 yield session
             finally:
                 if isinstance(session, Session):
                     self._take_back(session)
-        finally:
-            self._permits.release()
-
-    async def _permitted(self, *, urgent: bool) -> bool:
-        """Take a place, in a line that is kept short: a mailbox with a backlog must not occupy the whole worker."""
-        if self._permits.locked() and not urgent and self._waiting >= _LINE_PER_CONNECTION * self._limits.connections:
-            return False
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._patience):
-                return await self._permits.acquire()
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting -= 1
 
     async def close(self) -> None:
         """Close what is idle and wait for it; what is lent out is closed when it comes back."""

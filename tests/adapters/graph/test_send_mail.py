@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from contracts.address import parse
+from contracts.notification import Priority
 from tests.adapters.graph.conftest import Sender, graph_mailbox
 from tests.factories import JANA, OMAR
 from tests.fakes import Events
@@ -154,6 +155,12 @@ async def test_no_more_requests_at_once_than_allowed_and_the_rest_wait_their_tur
     outcomes = await asyncio.gather(*(sender.send(sender.mail(id=f"n-{n}")) for n in range(12)))
     assert all(isinstance(outcome, Accepted | Busy) for outcome in outcomes)
     assert sum(isinstance(outcome, Accepted) for outcome in outcomes) >= 4
+
+
+async def test_urgent_mails_may_join_a_long_line(sender: Sender, emulator: Emulator) -> None:
+    urgent = (sender.mail(id=f"n-{n}", priority=Priority.HIGH) for n in range(13))
+    outcomes = await asyncio.gather(*map(sender.send, urgent))
+    assert all(isinstance(outcome, Accepted) for outcome in outcomes), "4 places and 8 in the line, for others"
 
 
 async def test_fifth_request_at_once_is_turned_away_by_graph(sender: Sender, emulator: Emulator) -> None:
