@@ -199,10 +199,9 @@ class Directories:
             if self._number is not None and contents.number != self._number:
                 self._observe(MailboxesChanged(contents.number, tuple(_differing(before, made))))
             for mailbox in made.mailboxes.values():
-                if mailbox.held is None or not mailbox.held.unusable:
-                    continue
-                if before.mailboxes.get(mailbox.name) != mailbox:
-                    self._observe(MailboxUnusable(mailbox.name, mailbox.held.why, mailbox.held.remedy))
+                held = mailbox.held
+                if held is not None and held.unusable and before.mailboxes.get(mailbox.name) != mailbox:
+                    self._observe(MailboxUnusable(mailbox.name, held.why, held.remedy))
             self._number = contents.number
             ends = [each.until for each in contents.pauses if each.until is not None]
             if any(each.held is not None and each.held.unusable for each in made.mailboxes.values()):

@@ -12,11 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import date, timedelta
 from functools import cache
 from importlib.resources import files
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -718,16 +719,10 @@ def _smtp(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) ->
 
 
 def _limits(table: _Limits) -> Limits:
-    return _same_limits(
-        table.connections,
-        table.per_minute,
-        table.per_hour,
-        table.recipients_per_day,
-        table.recipients_per_message,
-        table.max_size,
-    )
+    return _same_limits(*_every_limit(table))
 
 
+_every_limit = attrgetter(*(limit.name for limit in fields(Limits)))
 _same_limits = cache(Limits)
 
 

@@ -188,10 +188,11 @@ ONMICROSOFT_EXTERNAL_PER_DAY = 100
 """Recipients outside the organisation for mail from `*.onmicrosoft.com`, a whole tenant in 24 hours."""
 
 
-def hour_has_room_at(ended: Sequence[int], in_flight: int, most: int, now: int) -> int:
+def hour_has_room_at(used: Used, most: int, now: int) -> int:
     """When one more mail fits into the hour; what is in flight is taken to end now."""
-    ends = [*sorted(end for end in ended if end + HOUR > now), *[now] * in_flight]
-    return now if len(ends) < most else ends[len(ends) - most] + HOUR
+    ends, in_flight = used.at(now, HOUR)
+    ends += [now + HOUR] * in_flight
+    return now if len(ends) < most else ends[len(ends) - most]
 
 
 def bucket(moment: int) -> int:

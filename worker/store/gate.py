@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -149,13 +149,10 @@ class SqlGate:
             return 1.0 if found is None else pacing.eased(found.factor, found.throttled_at, _now(connection))
 
         limits, share = mailbox_.limits, await self._run(factor)
-        return Limits(
+        return replace(
+            limits,
             connections=pacing.of_limit(limits.connections, share),
             per_minute=pacing.of_limit(limits.per_minute, share),
-            per_hour=limits.per_hour,
-            recipients_per_day=limits.recipients_per_day,
-            recipients_per_message=limits.recipients_per_message,
-            max_size=limits.max_size,
         )
 
     # connections
@@ -307,7 +304,7 @@ class SqlGate:
     ) -> Iterator[tuple[int, Verdict]]:
         """When an hour and a day have room for the mail, and what to say until then."""
         if (mails := of.limits.per_hour) is not None:
-            yield pacing.hour_has_room_at(used.ended, used.in_flight, mails, now), _hour_full(of, mails)
+            yield pacing.hour_has_room_at(used, mails, now), _hour_full(of, mails)
         if (most := of.limits.recipients_per_day) is not None and demand.recipients:
             day_ = self._day(connection, f"mailbox {of.name}", now)
             yield pacing.day_has_room_at(day_, recipients, demand.recipients, most, now), _day_full(of, most)
