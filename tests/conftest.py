@@ -48,7 +48,7 @@ def broker() -> Iterator[RunningBroker]:
 def postgres() -> Iterator[Cluster]:
     """A PostgreSQL of our own."""
     try:
-        with postgresql() as running:
+        with postgresql(syncs=False) as running:
             yield running
     except PostgresMissing as missing:
         if os.environ.get("CI"):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.neighbours import free_port
+from worker.sandbox.family import descendants, end
 
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
 _WITHIN = 30.0  # seconds
@@ -25,9 +26,10 @@ class PostgresMissing(Exception):  # noqa: N818 - the sentence a person reads
 class Cluster:
     """A server on loopback whose data survives its crashes."""
 
-    def __init__(self, programs: Path, directory: Path) -> None:
+    def __init__(self, programs: Path, directory: Path, *, syncs: bool) -> None:
         """Make an empty cluster; it does not run yet."""
         self._programs = programs
+        self._syncs = syncs
         self._directory = directory
         self._data = directory / "data"
         self.port = free_port()
@@ -45,6 +47,7 @@ class Cluster:
             str(self._programs / "postgres"),
             *("-D", str(self._data), "-p", str(self.port), "-k", str(self._directory)),
             *("-c", "listen_addresses=127.0.0.1", "-c", "max_connections=100"),
+            *("-c", f"fsync={'on' if self._syncs else 'off'}"),
         ]
         with (self._directory / "postgres.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, **_as_postgres())
@@ -57,9 +60,12 @@ class Cluster:
     def kill(self) -> None:
         """Crash it (SIGKILL to all of its processes)."""
         if self._process is not None:
+            # Its children lead sessions of their own, and may write for a while after it is gone.
+            children = descendants(self._process.pid)
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+            end(children)
             (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def psql(self, statement: str) -> str:
@@ -73,8 +79,11 @@ class Cluster:
 
 
 @contextmanager
-def postgres() -> Iterator[Cluster]:
+def postgres(*, syncs: bool = True) -> Iterator[Cluster]:
     """A running server; ended and removed afterwards.
+
+    Args:
+        syncs: it waits for the disk, which a test need not: it crashes the server, never the machine.
 
     Raises:
         PostgresMissing: none is installed.
@@ -85,7 +94,7 @@ def postgres() -> Iterator[Cluster]:
     try:
         if os.geteuid() == 0:
             shutil.chown(directory, "postgres", "postgres")
-        cluster = Cluster(programs, directory)
+        cluster = Cluster(programs, directory, syncs=syncs)
         cluster.start()
         yield cluster
     finally:

@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from worker.sandbox.family import descendants, end
 from worker.sandbox.node import (
     HOST,
     LIMITS,
@@ -41,7 +41,6 @@ kill -KILL 0
 """
 
 _STARTED = "Server startup complete"
-_GONE_WITHIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -129,14 +128,14 @@ class NativeNode:
         """Crash the node: SIGKILL, epmd and every helper included."""
         if self._process is None:
             return
-        family = _descendants(self._process.pid)
+        family = descendants(self._process.pid)
         if self._alive():  # otherwise the group has ended itself, and its number may be another's by now
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
-        _end(family)
+        end(family)
 
     def control(self, *args: str) -> str:
         return self._run(self._server.with_name("rabbitmqctl"), "--quiet", *args)
@@ -236,38 +235,3 @@ def _environment(home: Path, distribution: int, member: Member) -> dict[str, str
         "RABBITMQ_LOG_BASE": str(home / "log"),
         "RABBITMQ_PID_FILE": str(home / "data" / "node.pid"),
     }
-
-
-def _living() -> dict[tuple[int, str], int]:
-    """Every process but the zombies, by number and time of birth (a number alone is soon another's), and its parent."""
-    living = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()  # the name before it may be anything
-            if fields[0] not in "ZX":
-                living[int(stat.parent.name), fields[19]] = int(fields[1])
-    return living
-
-
-def _descendants(ancestor: int) -> set[tuple[int, str]]:
-    """Erlang's helpers lead sessions of their own, out of reach of a signal to the group."""
-    living = _living()
-    family: set[tuple[int, str]] = set()
-    elders = {ancestor}
-    while elders:
-        children = {process for process, parent in living.items() if parent in elders}
-        family |= children
-        elders = {number for number, _ in children}
-    return family
-
-
-def _end(family: set[tuple[int, str]]) -> None:
-    # The helpers end as soon as their pipe to the node does; whoever has not by then is made to.
-    deadline = time.monotonic() + _GONE_WITHIN
-    while remaining := family & _living().keys():
-        if time.monotonic() > deadline:
-            for number, _ in remaining:
-                with suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
-            return
-        time.sleep(0.01)

@@ -34,7 +34,7 @@ SECRET = "s3cr3t-w0rd"
 def mortal() -> Iterator[Cluster]:
     """A PostgreSQL that a test may kill."""
     try:
-        with postgresql() as running:
+        with postgresql(syncs=False) as running:
             yield running
     except PostgresMissing as missing:
         if os.environ.get("CI"):
