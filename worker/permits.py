@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from worker.domain.mailbox import Mailbox
 from worker.ports import Permits
 
 PATIENCE = 2.0  # seconds
-_LOOKS = 8  # within the patience
+_LOOK_EVERY = 0.25  # seconds
 _LINE_PER_PLACE = 2
+
+GivesWay = Callable[[], bool]
+"""Whether urgent mail has come to wait behind this one."""
 
 
 class Places:
     """Connections or requests of one mailbox in this worker, and a line before them.
 
-    The line is kept short: a mailbox with a backlog must not occupy the whole worker. Urgent mail may join it always.
+    The line is kept short: a mailbox with a backlog must not occupy the whole worker. Urgent mail may join it always,
+    and comes first.
     """
 
     def __init__(self, count: int, patience: float = PATIENCE) -> None:
@@ -27,10 +32,11 @@ class Places:
             count: places.
             patience: seconds that a mail may wait for one.
         """
-        self._places = asyncio.Semaphore(count)
+        self._free = count
         self._longest = count * _LINE_PER_PLACE
         self._patience = patience
-        self._waiting = 0
+        self._urgent: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
     async def place(self, *, urgent: bool) -> AsyncIterator[bool]:
@@ -41,27 +47,44 @@ class Places:
         try:
             yield True
         finally:
-            self._places.release()
+            self._left()
 
     async def _taken(self, *, urgent: bool) -> bool:
-        if self._places.locked() and not urgent and self._waiting >= self._longest:
+        if self._free:
+            self._free -= 1
+            return True
+        line = self._urgent if urgent else self._others
+        if not urgent and len(line) >= self._longest:
             return False
-        self._waiting += 1
+        turn = asyncio.get_running_loop().create_future()
+        line.append(turn)
         try:
-            async with asyncio.timeout(self._patience):
-                return await self._places.acquire()
-        except TimeoutError:
-            return False
+            await asyncio.wait((turn,), timeout=self._patience)
+        except asyncio.CancelledError:
+            if turn.done():
+                self._left()
+            raise
         finally:
-            self._waiting -= 1
+            if not turn.done():
+                line.remove(turn)
+        return turn.done()
+
+    def _left(self) -> None:
+        for line in (self._urgent, self._others):
+            if line:
+                line.popleft().set_result(None)
+                return
+        self._free += 1
 
 
-async def permitted(permits: Permits, mailbox: Mailbox) -> int | None:
-    """A permit as soon as there is one; None if there is none within a moment."""
-    permit = await permits.acquire(mailbox)
-    for _ in range(_LOOKS):
-        if permit is not None:
-            break
-        await asyncio.sleep(PATIENCE / _LOOKS)
-        permit = await permits.acquire(mailbox)
+async def permitted(
+    permits: Permits, mailbox: Mailbox, *, urgent: bool, gives_way: GivesWay = lambda: False
+) -> int | None:
+    """A permit as soon as there is one; None if there is none within a moment, or this mail gives way to another."""
+    permit = await permits.acquire(mailbox, urgent=urgent)
+    waited = 0.0
+    while permit is None and waited < PATIENCE and not gives_way():
+        await asyncio.sleep(_LOOK_EVERY)
+        waited += _LOOK_EVERY
+        permit = await permits.acquire(mailbox, urgent=urgent)
     return permit

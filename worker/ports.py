@@ -352,11 +352,11 @@ class Entrance(Protocol):
 class Permits(Protocol):
     """How many connections to a mailbox's server, or requests to Graph, all workers together may have open."""
 
-    async def acquire(self, mailbox: Mailbox) -> int | None:
-        """Ask before connecting.
+    async def acquire(self, mailbox: Mailbox, *, urgent: bool = False) -> int | None:
+        """Ask before connecting. The next permit that is given back is urgent mail's that has asked.
 
         Returns:
-            The permit, to be given back when the connection is closed. None: all are in use.
+            The permit, to be given back when the connection is closed. None: all are in use, or kept for others.
         """
 
     async def release(self, number: int) -> None:

@@ -67,7 +67,7 @@ class GraphTransport:
             return Broken(Stage.GRAPH, Fault.NAMED_ALREADY, "")
         async with (
             self._line(mailbox).place(urgent=message.urgent) as free,
-            self._permitted(mailbox, free=free) as has_place,
+            self._permitted(mailbox, free=free, urgent=message.urgent) as has_place,
         ):
             if not has_place:
                 return Busy()
@@ -115,12 +115,12 @@ class GraphTransport:
         return await send_in_parts(talk, divided, mark)
 
     @asynccontextmanager
-    async def _permitted(self, mailbox: Mailbox, *, free: bool) -> AsyncIterator[bool]:
+    async def _permitted(self, mailbox: Mailbox, *, free: bool, urgent: bool) -> AsyncIterator[bool]:
         """One of the fleet's places while the context lasts; False if there is none within a moment."""
         if self._permits is None or not free:
             yield free
             return
-        permit = await permitted(self._permits, mailbox)
+        permit = await permitted(self._permits, mailbox, urgent=urgent)
         if permit is None:
             yield False
             return

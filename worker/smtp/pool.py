@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from worker.domain.delivery import Broken, Busy, Refused, TokenRefused
 from worker.domain.mailbox import SessionLimits
-from worker.permits import Places
+from worker.permits import GivesWay, Places
 from worker.smtp.session import Session
 
-_LOOK_EVERY = 0.5  # seconds, whether somebody wants what is idle here
+_LOOK_EVERY = 0.2  # seconds, whether somebody wants what is idle here
 _ECHO = 1.0  # seconds in which a failure also answers those who were on their way to ask when it came
 
 Unopened = Refused | TokenRefused | Broken | Busy
-Open = Callable[[], Awaitable[Session | Unopened]]
+
+
+class Open(Protocol):
+    """How a session comes about."""
+
+    async def __call__(self, *, urgent: bool, gives_way: GivesWay) -> Session | Unopened:
+        """Open and authenticate it, for urgent mail or for such as may give way to it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +47,7 @@ class Pool:
         """Make an empty pool.
 
         Args:
-            open_session: opens and authenticates a session.
+            open_session: how a session comes about.
             limits: of this mailbox.
             patience: seconds that a mail may wait for a session before it goes back to the broker.
             wanted: whether another worker waits for one of our connections to be closed; None: nobody ever does.
@@ -50,6 +57,7 @@ class Pool:
         self._wanted = wanted
         self._places = Places(limits.connections, patience)
         self._door = asyncio.Lock()
+        self._urgent_at_the_door = 0
         self._failure: tuple[float, Unopened] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
         self._idle: deque[_Idle] = deque()
@@ -62,7 +70,7 @@ class Pool:
             if not free:
                 yield Busy()
                 return
-            session = await self._lent(asked, fresh=fresh)
+            session = await self._lent(asked, fresh=fresh, urgent=urgent)
             try:
                 yield session
             finally:
@@ -76,32 +84,45 @@ class Pool:
             self._retire(self._idle.pop())
         await self._retired()
 
-    async def _lent(self, asked: float, *, fresh: bool) -> Session | Unopened:
+    async def _lent(self, asked: float, *, fresh: bool, urgent: bool) -> Session | Unopened:
         """An idle session, or a new one once those that it replaces are gone: the server counts them too."""
+        if (session := self._reused(fresh=fresh)) is not None:
+            return session
+        self._urgent_at_the_door += urgent
+        try:
+            async with self._door:
+                # While it waited another mail may have come back with its session.
+                return self._reused(fresh=fresh) or await self._opened(asked, urgent=urgent)
+        finally:
+            self._urgent_at_the_door -= urgent
+
+    def _reused(self, *, fresh: bool) -> Session | None:
         while self._idle:
             idle = self._idle.pop()
             if not fresh and idle.session.reusable(self._limits):
                 idle.done()
                 return idle.session
             self._retire(idle)
-        await self._retired()
-        return await self._opened(asked)
+        return None
 
-    async def _opened(self, asked: float) -> Session | Unopened:
+    async def _opened(self, asked: float, *, urgent: bool) -> Session | Unopened:
         """One login at a time, and a failure is everybody's who was waiting: a wrong password is tried once.
 
         Accounts are locked after a handful of refusals, which several connections would bring about by themselves.
         """
-        async with self._door:
-            if self._failure is not None and self._failure[0] > asked:
-                return self._failure[1]
-            opened = await self._open()
-            if isinstance(opened, Session):
-                self._failure = None
-            else:
-                echo = 0 if isinstance(opened, Busy) else _ECHO
-                self._failure = time.monotonic() + echo, opened
-            return opened
+        if (failure := self._failed_since(asked)) and not (urgent and isinstance(failure, Busy)):
+            return failure
+        await self._retired()
+        opened = await self._open(urgent=urgent, gives_way=lambda: not urgent and self._urgent_at_the_door > 0)
+        if isinstance(opened, Session):
+            self._failure = None
+        else:
+            echo = 0 if isinstance(opened, Busy) else _ECHO
+            self._failure = time.monotonic() + echo, opened
+        return opened
+
+    def _failed_since(self, asked: float) -> Unopened | None:
+        return self._failure[1] if self._failure is not None and self._failure[0] > asked else None
 
     def _take_back(self, session: Session) -> None:
         idle = _Idle(session)

@@ -16,10 +16,10 @@ from worker.domain.mailbox import Credentials, Limits, Mailbox, NoLogin, OAuth, 
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
-from worker.permits import PATIENCE, permitted
+from worker.permits import PATIENCE, GivesWay, permitted
 from worker.ports import HandingOver, Observe, Permits, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
-from worker.smtp.pool import Open, Pool, Unopened
+from worker.smtp.pool import Pool, Unopened
 from worker.smtp.sasl import Login, Mechanism, Oauthbearer, Plain, Xoauth2
 from worker.smtp.session import Closed, Session
 
@@ -86,16 +86,18 @@ class SmtpTransport:
     def _new_pool(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Pool:
         limits: SessionLimits = endpoint.limits
         wanted: Callable[[], bool] | None = None
-        opening: Open = partial(self.open, mailbox.name, endpoint)
         if self._permits is not None and mailbox.limits.connections is not None:
             limits = replace(limits, idle=min(limits.idle, _IDLE))
-            opening, wanted = partial(self._permitted, mailbox, endpoint), partial(self._permits.wanted, mailbox)
-        return Pool(opening, limits, PATIENCE, wanted)
+            wanted = partial(self._permits.wanted, mailbox)
+        return Pool(partial(self._permitted, mailbox, endpoint), limits, PATIENCE, wanted)
 
-    async def _permitted(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Session | Unopened:
-        """Open a session with a permit that it holds from before it connects until after its QUIT."""
-        assert self._permits is not None, "asked only where they are counted"  # noqa: S101 - for the type checker
-        permit = await permitted(self._permits, mailbox)
+    async def _permitted(
+        self, mailbox: Mailbox, endpoint: SmtpEndpoint, *, urgent: bool, gives_way: GivesWay
+    ) -> Session | Unopened:
+        """Open a session; where they are counted, with a permit from before it connects until after its QUIT."""
+        if self._permits is None or mailbox.limits.connections is None:
+            return await self.open(mailbox.name, endpoint)
+        permit = await permitted(self._permits, mailbox, urgent=urgent, gives_way=gives_way)
         if permit is None:
             return Busy()
         release = partial(self._permits.release, permit)

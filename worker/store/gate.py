@@ -36,6 +36,7 @@ _STORE_BACK = timedelta(seconds=5)
 _LOOK_EVERY = 0.5  # seconds until a pause that another worker began, or its want of a connection, is known here
 _IN_PLACE = 1.5  # seconds that a mail waits here rather than in the broker
 _WANTED = 3 * _SECOND
+_AWAITED = _SECOND // 2  # since urgent mail last asked for a connection; it asks four times a second
 _TRIES = 5
 _RETRY_EVERY = 2.0  # seconds
 
@@ -157,14 +158,16 @@ class SqlGate:
 
     # connections
 
-    async def acquire(self, mailbox_: Mailbox) -> int | None:
-        """A permit for one connection; 0 if they are not counted, None if all are in use."""
+    async def acquire(self, mailbox_: Mailbox, *, urgent: bool = False) -> int | None:
+        """A permit for one connection; 0 if they are not counted, None if all are in use or urgent mail's."""
         counted, most = _at_once(mailbox_)
         if most is None:
             return 0
         try:
             await self._looking()
-            return await self._run(lambda connection: self._permitted(connection, mailbox_.name, counted, most))
+            return await self._run(
+                lambda connection: self._permitted(connection, mailbox_.name, counted, most, urgent=urgent)
+            )
         except (StoreDown, Conflict):
             return None
 
@@ -250,7 +253,7 @@ class SqlGate:
         wanted = select(mailbox).where(mailbox.c.name == name).with_for_update()
         found = connection.execute(wanted).one_or_none()
         if found is None and make:
-            fresh = {"name": name, "epoch": 0, "factor": 1.0, "throttled_at": 0, "wanted_at": 0}
+            fresh = {"name": name, "epoch": 0, "factor": 1.0, "throttled_at": 0, "wanted_at": 0, "awaited_at": 0}
             connection.execute(self._insert(mailbox).values(fresh).on_conflict_do_nothing())
             found = connection.execute(wanted).one_or_none()
         return found
@@ -419,7 +422,7 @@ class SqlGate:
             more = {"recipients": day.c.recipients + recipients}
             connection.execute(row.on_conflict_do_update(index_elements=["counter", "beginning"], set_=more))
 
-    def _permitted(self, connection: Connection, name: str, counted: str, most: int) -> int | None:
+    def _permitted(self, connection: Connection, name: str, counted: str, most: int, *, urgent: bool) -> int | None:
         row = self._locked(connection, name, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._life.keep(connection)
@@ -430,9 +433,13 @@ class SqlGate:
             connection.execute(delete(permit).where(permit.c.mailbox == counted, permit.c.owner.in_(dead)))
         living = sum(owner not in dead for owner in owners)
         share = pacing.eased(row.factor, row.throttled_at, now)
-        if living >= (pacing.of_limit(most, share) or 1):
-            connection.execute(update(mailbox).where(mailbox.c.name == name).values(wanted_at=now))
+        kept = not urgent and row.awaited_at > now - _AWAITED
+        if kept or living >= (pacing.of_limit(most, share) or 1):
+            asked = {"wanted_at": now, "awaited_at": now} if urgent else {"wanted_at": now}
+            connection.execute(update(mailbox).where(mailbox.c.name == name).values(asked))
             return None
+        if urgent and row.awaited_at:
+            connection.execute(update(mailbox).where(mailbox.c.name == name).values(awaited_at=0))
         made = insert(permit).values(mailbox=counted, owner=self._life.me)
         return int(connection.execute(made.returning(permit.c.number)).scalar_one())
 

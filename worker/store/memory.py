@@ -253,9 +253,9 @@ class MemoryGate:
 class NoPermits:
     """The port `Permits` for a worker that shares its mailboxes with nobody: its own pools count."""
 
-    async def acquire(self, mailbox: Mailbox) -> int | None:
+    async def acquire(self, mailbox: Mailbox, *, urgent: bool = False) -> int | None:
         """Always."""
-        del mailbox
+        del mailbox, urgent
         return 0
 
     async def release(self, number: int) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration: what this program works with."""
 
 metadata = MetaData()
@@ -143,10 +143,11 @@ mailbox = Table(
     Column("factor", Float, nullable=False),
     Column("throttled_at", BigInteger, nullable=False),
     Column("wanted_at", BigInteger, nullable=False),
+    Column("awaited_at", BigInteger, nullable=False, server_default="0"),
     Index("mailbox_wanted", "wanted_at"),
 )
 """A mailbox that has rested, or whose limits are counted; it has no row before that. `wanted_at` is when somebody last
-found all its connections in use."""
+found all its connections in use, `awaited_at` when urgent mail did that still waits."""
 
 Index("mailbox_paused", mailbox.c.paused_until, postgresql_where=mailbox.c.paused_until.is_not(None),
       sqlite_where=mailbox.c.paused_until.is_not(None))  # fmt: skip

@@ -23,9 +23,11 @@ class Counted:
     out: set[int] = field(default_factory=set)
     given: int = 0
     refused: bool = False
+    asked: list[bool] = field(default_factory=list)
 
-    async def acquire(self, mailbox: Mailbox) -> int | None:
+    async def acquire(self, mailbox: Mailbox, *, urgent: bool = False) -> int | None:
         assert mailbox.limits.connections is not None
+        self.asked.append(urgent)
         if len(self.out) >= self.most:
             self.refused = True
             return None
@@ -48,8 +50,8 @@ def limited(port: int, connections: int = 1) -> Mailbox:
     return replace(box(port, SessionLimits()), limits=Limits(connections=connections))
 
 
-async def submit(transport: SmtpTransport, mailbox: Mailbox) -> object:
-    return await transport.submit(mailbox, ENVELOPE, OutgoingMessage("<1@contoso.com>", SMALL), always)
+async def submit(transport: SmtpTransport, mailbox: Mailbox, *, urgent: bool = False) -> object:
+    return await transport.submit(mailbox, ENVELOPE, OutgoingMessage("<1@contoso.com>", SMALL, urgent=urgent), always)
 
 
 async def test_session_keeps_its_permit_from_mail_to_mail_and_gives_it_back_when_closed() -> None:
@@ -106,6 +108,19 @@ async def test_session_that_is_idle_already_is_closed_when_another_worker_wants_
         await one.close()
         await two.close()
     assert permits.out == set()
+
+
+async def test_mail_that_waits_for_a_permit_gives_way_to_urgent_mail() -> None:
+    permits = Counted(0)
+    async with listening(Obedient().serve) as listener:
+        transport, mailbox = worker(permits), limited(listener.port, connections=2)
+        other = asyncio.create_task(submit(transport, mailbox))
+        urgent = asyncio.create_task(submit(transport, mailbox, urgent=True))
+        assert isinstance(await other, Busy)
+        permits.most = 1
+        assert isinstance(await urgent, Accepted)
+        await transport.close()
+    assert permits.asked.count(False) < permits.asked.count(True) + 2, "it has stopped asking"
 
 
 async def test_mailbox_without_a_limit_asks_for_no_permit() -> None:

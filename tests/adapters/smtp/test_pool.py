@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
 import pytest
 
@@ -21,7 +20,7 @@ from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
 from worker.events import SessionOpened
 from worker.smtp.connect import Timeouts
-from worker.smtp.pool import Pool
+from worker.smtp.pool import Pool, Unopened
 from worker.smtp.session import Session
 from worker.smtp.transport import SmtpTransport
 
@@ -274,7 +273,7 @@ async def test_all_idle_connections_dead_cost_no_attempt_and_no_second_copy() ->
 async def pooled(made: Rig, patience: float) -> AsyncIterator[Pool]:
     endpoint = box(made.listener.port, made.limits).endpoint
     assert isinstance(endpoint, SmtpEndpoint)
-    pool = Pool(partial(made.transport.open, "contoso-mail", endpoint), made.limits, patience)
+    pool = Pool(lambda **_: made.transport.open("contoso-mail", endpoint), made.limits, patience)
     yield pool
     await pool.close()
 
@@ -333,6 +332,43 @@ async def test_urgent_mail_may_join_a_long_line() -> None:
         await asyncio.wait(tasks, timeout=PATIENCE)
 
 
+async def test_urgent_mail_comes_first_whoever_waits() -> None:
+    gate = Gatekeeper()
+    async with rig(Obedient(at_dot=gate), connections=1) as made, pooled(made, patience=60) as pool:
+
+        async def submit(*, urgent: bool) -> bool:
+            async with pool.session(urgent=urgent) as session:
+                assert isinstance(session, Session)
+                assert isinstance(
+                    await session.submit(ENVELOPE, OutgoingMessage("<1@contoso.com>", SMALL), always), Accepted
+                )
+            served.append(urgent)
+            return urgent
+
+        served: list[bool] = []
+        others = [asyncio.create_task(submit(urgent=False)) for _ in range(3)]
+        await gate.holds(1)
+        urgent = asyncio.create_task(submit(urgent=True))
+        await turns()
+        await gate.let_go()
+        await asyncio.gather(urgent, *others)
+    assert served == [False, True, False, False]
+
+
+async def test_mail_that_is_given_up_as_its_turn_comes_leaves_the_place_to_the_next() -> None:
+    async with rig(connections=1) as made, pooled(made, patience=60) as pool:
+
+        async def lent() -> Session | Unopened:
+            async with pool.session() as session:
+                return session
+
+        async with pool.session() as held:
+            given_up, patient = asyncio.create_task(lent()), asyncio.create_task(lent())
+            await turns()
+        given_up.cancel()
+        assert await patient is held
+
+
 async def test_transport_is_patient_for_seconds_and_then_busy() -> None:
     gate = Gatekeeper()
     async with rig(Obedient(at_dot=gate), connections=1) as made:
@@ -348,7 +384,7 @@ async def test_login_that_fails_is_tried_once_however_many_mails_wait_for_it() -
     tries, go_on = 0, asyncio.Event()
     refusal = Refused(Stage.AUTH, Reply.of(535, ["5.7.8 no"]))
 
-    async def refused() -> Refused:
+    async def refused(**_: object) -> Refused:
         nonlocal tries
         tries += 1
         await go_on.wait()

@@ -253,6 +253,33 @@ async def test_connections_are_counted_over_all_workers(durable: Backend) -> Non
     assert await two.acquire(box) is not None
 
 
+async def test_next_connection_is_urgent_mails_that_has_asked(durable: Backend) -> None:
+    await durable.gate()
+    await durable.gate()
+    one, two = (each.permits for each in durable.all)
+    box = limited(connections=1)
+    held = await one.acquire(box)
+    assert held is not None
+    assert await two.acquire(box, urgent=True) is None
+    await one.release(held)
+    assert await one.acquire(box) is None, "it is kept"
+    urgent = await two.acquire(box, urgent=True)
+    assert urgent is not None
+    await two.release(urgent)
+    assert await one.acquire(box) is not None, "nobody urgent waits any longer"
+
+
+async def test_connection_is_not_kept_for_urgent_mail_that_has_stopped_asking(durable: Backend) -> None:
+    await durable.gate()
+    permits, box = durable.all[0].permits, limited(connections=1)
+    held = await permits.acquire(box)
+    assert held is not None
+    assert await permits.acquire(box, urgent=True) is None
+    await permits.release(held)
+    await durable.sql("UPDATE mailbox SET awaited_at = awaited_at - 1000000")
+    assert await permits.acquire(box) is not None
+
+
 async def test_connections_of_a_dead_worker_end_with_it(durable: Backend) -> None:
     await durable.gate()
     await durable.gate()
