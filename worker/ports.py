@@ -362,8 +362,8 @@ class Permits(Protocol):
     async def release(self, number: int) -> None:
         """The connection is closed."""
 
-    def wanted(self, mailbox: Mailbox) -> bool:
-        """Whether somebody has lately been refused: an idle connection should be closed."""
+    def wanted(self) -> frozenset[str]:
+        """Mailboxes of which somebody has lately been refused one: idle connections to them should be closed."""
 
 
 class Lookup(Protocol):

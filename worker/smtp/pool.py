@@ -15,7 +15,6 @@ from worker.domain.mailbox import SessionLimits
 from worker.permits import GivesWay, Places
 from worker.smtp.session import Session
 
-_LOOK_EVERY = 0.2  # seconds, whether somebody wants what is idle here
 _ECHO = 1.0  # seconds in which a failure also answers those who were on their way to ask when it came
 
 Unopened = Refused | TokenRefused | Broken | Busy
@@ -77,11 +76,15 @@ class Pool:
                 if isinstance(session, Session):
                     self._take_back(session)
 
+    def close_idle(self) -> None:
+        """Say goodbye on all sessions that nobody uses."""
+        while self._idle:
+            self._retire(self._idle.pop())
+
     async def close(self) -> None:
         """Close what is idle and wait for it; what is lent out is closed when it comes back."""
         self._limits = SessionLimits(connections=self._limits.connections, messages=0)
-        while self._idle:
-            self._retire(self._idle.pop())
+        self.close_idle()
         await self._retired()
 
     async def _lent(self, asked: float, *, fresh: bool, urgent: bool) -> Session | Unopened:
@@ -128,22 +131,16 @@ class Pool:
         idle = _Idle(session)
         if session.reusable(self._limits) and not self._is_wanted():
             self._idle.append(idle)
-            self._watch(idle, self._limits.idle.total_seconds())
+            left = self._limits.idle.total_seconds()
+            idle.closing = asyncio.get_running_loop().call_later(left, self._expired, idle)
         else:
             self._retire(idle)
 
     def _is_wanted(self) -> bool:
         return self._wanted is not None and self._wanted()
 
-    def _watch(self, idle: _Idle, left: float) -> None:
-        """Close it when it has been idle for long enough, or before, when another worker wants its connection."""
-        step = left if self._wanted is None else min(left, _LOOK_EVERY)
-        idle.closing = asyncio.get_running_loop().call_later(step, self._look_at, idle, left - step)
-
-    def _look_at(self, idle: _Idle, left: float) -> None:
-        if left > 0 and not self._is_wanted():
-            self._watch(idle, left)
-        elif idle in self._idle:
+    def _expired(self, idle: _Idle) -> None:
+        if idle in self._idle:
             self._idle.remove(idle)
             self._retire(idle)
 

@@ -25,6 +25,7 @@ from worker.smtp.session import Closed, Session
 
 _BAD_TOKEN = {535, 501}  # 501 5.5.127: High Volume Email finds that the token ends too soon
 _IDLE = timedelta(seconds=5)  # that a session keeps a permit without work: others may want it
+_LOOK_EVERY = 0.2  # seconds, whether they do
 
 
 class SmtpTransport:
@@ -45,6 +46,7 @@ class SmtpTransport:
         self._observe = observe
         self._pools: dict[str, tuple[tuple[SmtpEndpoint, Limits], Pool]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._looks: asyncio.Handle | None = None
 
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
@@ -65,6 +67,8 @@ class SmtpTransport:
 
     async def close(self) -> None:
         """Close all idle sessions; sessions in use close when they are done."""
+        if self._looks is not None:
+            self._looks.cancel()
         for _, pool in self._pools.values():
             await pool.close()
         await asyncio.gather(*self._leaving)
@@ -88,8 +92,18 @@ class SmtpTransport:
         wanted: Callable[[], bool] | None = None
         if self._permits is not None and mailbox.limits.connections is not None:
             limits = replace(limits, idle=min(limits.idle, _IDLE))
-            wanted = partial(self._permits.wanted, mailbox)
+            wanted = partial(self._is_wanted, mailbox.name)
+            self._looks = self._looks or asyncio.get_running_loop().call_soon(self._look, self._permits)
         return Pool(partial(self._permitted, mailbox, endpoint), limits, PATIENCE, wanted)
+
+    def _is_wanted(self, name: str) -> bool:
+        return self._permits is not None and name in self._permits.wanted()
+
+    def _look(self, permits: Permits) -> None:
+        """Close idle sessions that others want, and look again."""
+        for name in permits.wanted() & self._pools.keys():
+            self._pools[name][1].close_idle()
+        self._looks = asyncio.get_running_loop().call_later(_LOOK_EVERY, self._look, permits)
 
     async def _permitted(
         self, mailbox: Mailbox, endpoint: SmtpEndpoint, *, urgent: bool, gives_way: GivesWay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,8 +46,13 @@ class Database:
     def __str__(self) -> str:
         return f"{'SQLite' if self.sqlite else 'PostgreSQL'} {self.where}"
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        """Have something done in a transaction that is durable when this returns.
+    async def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Have something done in a transaction.
+
+        Args:
+            work: what.
+            durable: it survives a crash of the machine once this returns. If not, SQLite does not wait for the disk: it
+                survives that with the next one that does, and a crash of this process anyway.
 
         Raises:
             StoreDown: the database is out of reach, or was lost on the way: then nobody knows whether it was committed.
@@ -56,12 +62,12 @@ class Database:
         if not self._checked:
             await self.unchecked(self._check)
             self._checked = True
-        return await self.unchecked(work)
+        return await self.unchecked(work, durable=durable)
 
-    async def unchecked(self, work: Callable[[Connection], T]) -> T:
+    async def unchecked(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """The same, whatever the schema."""
         try:
-            return await self._engine.run(work)
+            return await self._engine.run(work, durable=durable)
         except (SQLAlchemyError, OSError) as error:
             state = str(getattr(getattr(error, "orig", None), "sqlstate", ""))
             if state in _CONFLICTS:
@@ -116,26 +122,33 @@ class _Sqlite:
         # Without an isolation level the driver leaves transactions to us.
         arguments = {"isolation_level": None, "timeout": _BUSY, "check_same_thread": False}
         self._engine = create_engine(url, connect_args=arguments, poolclass=StaticPool)
-        event.listen(self._engine, "connect", _durable)
-        # A transaction that reads first and then writes could be refused half-way.
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        event.listen(self._engine, "connect", _write_ahead)
+        event.listen(self._engine, "begin", self._begin)
+        self._durable = True
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+    async def run(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work, durable)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
         self._thread.shutdown()
 
-    def _run(self, work: Callable[[Connection], T]) -> T:
+    def _run(self, work: Callable[[Connection], T], durable: bool) -> T:  # noqa: FBT001 - an executor passes no names
+        self._durable = durable
         with self._engine.begin() as connection:
             return work(connection)
 
+    def _begin(self, connection: Connection) -> None:
+        driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+        # In this order: within a transaction the pragma would do nothing.
+        driver.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        # A transaction that reads first and then writes could be refused half-way.
+        driver.execute("BEGIN IMMEDIATE")
 
-def _durable(connection: Any, _record: object) -> None:
+
+def _write_ahead(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
 
 
@@ -153,7 +166,8 @@ class _Postgresql:
         except ModuleNotFoundError:
             raise Unusable("store.url names PostgreSQL, which needs: pip install 'postlane[postgres]'") from None
 
-    async def run(self, work: Callable[[Connection], T]) -> T:
+    async def run(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        del durable  # its transactions are one stream, in which the next one that waits for the disk waits for all
         async with asyncio.timeout(_PATIENCE), self._engine.begin() as connection:
             return await connection.run_sync(work)
 

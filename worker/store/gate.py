@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contracts.notification import Priority
@@ -26,7 +26,7 @@ from worker.ports import Admission, Demand, Hold, Paced, StoreDown
 from worker.store import record
 from worker.store.database import Conflict, Database
 from worker.store.life import Life
-from worker.store.schema import database_now, day, line, mailbox, permit, ticket
+from worker.store.schema import database_now, day, line, mailbox, now_of, permit, ticket
 
 _SECOND = 1_000_000  # microseconds
 _LONGEST_PAUSE = timedelta(hours=1)
@@ -147,7 +147,7 @@ class SqlGate:
 
         def factor(connection: Connection) -> float:
             found = connection.execute(select(mailbox).where(mailbox.c.name == mailbox_.name)).one_or_none()
-            return 1.0 if found is None else pacing.eased(found.factor, found.throttled_at, _now(connection))
+            return 1.0 if found is None else pacing.eased(found.factor, found.throttled_at, now_of(connection))
 
         limits, share = mailbox_.limits, await self._run(factor)
         return replace(
@@ -184,9 +184,9 @@ class SqlGate:
         except (StoreDown, Conflict):
             self._later(work)
 
-    def wanted(self, mailbox_: Mailbox) -> bool:
-        """Whether somebody has lately found all its connections in use."""
-        return mailbox_.name in self._wanted
+    def wanted(self) -> frozenset[str]:
+        """Mailboxes of which somebody has lately found all connections in use."""
+        return self._wanted
 
     async def close(self) -> None:
         """Stop looking."""
@@ -198,12 +198,13 @@ class SqlGate:
     # transactions
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
+        """What is written here need not wait for the disk: the ledger's mark, before a mail leaves, does for both."""
         for _ in range(_TRIES - 1):
             try:
-                return await self._database.run(work)
+                return await self._database.run(work, durable=False)
             except Conflict:
                 continue
-        return await self._database.run(work)
+        return await self._database.run(work, durable=False)
 
     def _later(self, work: Callable[[Connection], Any]) -> None:
         """Once the store is back; if we die before, our tickets and permits end with us."""
@@ -266,7 +267,7 @@ class SqlGate:
         demand: Demand,
         slot: timedelta | None,
     ) -> int | _Place:
-        now, organisation = _now(connection), of.organisation
+        now, organisation = now_of(connection), of.organisation
         used, recipients = self._used(connection, of, now)
         urgent = demand.priority is Priority.HIGH
         lines = self._lines(connection, of.name)
@@ -320,17 +321,18 @@ class SqlGate:
     def _used(self, connection: Connection, of: Mailbox, now: int) -> tuple[Used, int]:
         """What counts in the longest window of mails, and recipients in flight. The dead's mails end with them."""
         name, window = of.name, self._window if of.limits.per_hour is None else max(self._window, pacing.HOUR)
-        counted = or_(ticket.c.ended_at.is_(None), ticket.c.ended_at > now - window)
-        found = connection.execute(select(ticket).where(ticket.c.mailbox == name, counted)).all()
+        found = connection.execute(select(ticket).where(ticket.c.mailbox == name)).all()
         flying = [each for each in found if each.ended_at is None]
         ends = self._life.ends(connection, (each.owner for each in flying), now)
-        ended = [each.ended_at for each in found if each.ended_at is not None]
+        all_ended = [each.ended_at for each in found if each.ended_at is not None]
+        ended = [at for at in all_ended if at > now - window]
+        if len(ended) < len(all_ended):
+            connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - window))
         for each in flying:
             if each.owner in ends:
                 self._end(connection, each, ends[each.owner], each.recipients, each.external)
                 ended.append(ends[each.owner])
         flying = [each for each in flying if each.owner not in ends]
-        connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - window))
         return Used(tuple(ended), len(flying)), sum(each.recipients for each in flying)
 
     def _outside(self, connection: Connection, organisation: str) -> int:
@@ -375,7 +377,7 @@ class SqlGate:
             }
         if verdict.throttle or verdict.punished:
             rest = max(until - now, timedelta()) // timedelta(microseconds=1)
-            changes |= _throttled(row, _now(connection), rest)
+            changes |= _throttled(row, now_of(connection), rest)
         if changes:
             connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
         return until
@@ -389,7 +391,7 @@ class SqlGate:
             return False
         changes: dict[str, Any] = {}
         if throttled:
-            changes |= _throttled(row, _now(connection))
+            changes |= _throttled(row, now_of(connection))
         current = _current(row, admission)
         if current:
             changes["probing_until"] = None
@@ -408,7 +410,7 @@ class SqlGate:
         if not tried:
             connection.execute(delete(ticket).where(ticket.c.number == found.number))
             return
-        self._end(connection, found, _now(connection), accepted, min(accepted, found.external))
+        self._end(connection, found, now_of(connection), accepted, min(accepted, found.external))
 
     def _end(self, connection: Connection, of: Row[Any], at: int, recipients: int, external: int) -> None:
         connection.execute(update(ticket).where(ticket.c.number == of.number).values(ended_at=at))
@@ -426,7 +428,7 @@ class SqlGate:
         row = self._locked(connection, name, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._life.keep(connection)
-        now = _now(connection)
+        now = now_of(connection)
         owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == counted))]
         dead = self._life.ends(connection, owners, now)
         if dead:
@@ -480,10 +482,6 @@ def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str]]:
     }
     wanted = select(mailbox.c.name).where(mailbox.c.wanted_at > database_now() - _WANTED)
     return rests, frozenset(connection.scalars(wanted))
-
-
-def _now(connection: Connection) -> int:
-    return int(connection.scalar(select(database_now())) or 0)
 
 
 def _at_once(of: Mailbox) -> tuple[str, int | None]:

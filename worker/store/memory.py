@@ -261,7 +261,6 @@ class NoPermits:
     async def release(self, number: int) -> None:
         """There is nothing to give back."""
 
-    def wanted(self, mailbox: Mailbox) -> bool:
-        """Never."""
-        del mailbox
-        return False
+    def wanted(self) -> frozenset[str]:
+        """None: nobody is ever refused."""
+        return frozenset()

@@ -6,12 +6,14 @@ compare them alike; only `next_at` is the worker's word. The migrations beside t
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Float,
     Index,
     Integer,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    select,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
@@ -212,3 +215,10 @@ def _postgresql_now(_element: object, _compiler: object, **_: Any) -> str:
 @compiles(database_now, "sqlite")
 def _sqlite_now(_element: object, _compiler: object, **_: Any) -> str:
     return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS integer)"
+
+
+def now_of(connection: Connection) -> int:
+    """The same moment in a value. SQLite's clock is this machine's, so it need not be asked."""
+    if connection.dialect.name == "sqlite":
+        return time.time_ns() // 1000
+    return int(connection.scalar(select(database_now())) or 0)

@@ -38,8 +38,8 @@ class Counted:
     async def release(self, number: int) -> None:
         self.out.remove(number)
 
-    def wanted(self, mailbox: Mailbox) -> bool:
-        return self.refused and mailbox.limits.connections is not None
+    def wanted(self) -> frozenset[str]:
+        return frozenset({"contoso-mail"} if self.refused else ())
 
 
 def worker(permits: Counted) -> SmtpTransport:
