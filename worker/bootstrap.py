@@ -20,9 +20,6 @@ from pydantic import SecretStr
 from contracts.address import AddrSpec
 from worker import mailbox_file, sealing
 from worker.administration import Administration, Base, Directories
-from worker.api.application import Doors, TryOut
-from worker.api.application import application as api_application
-from worker.api.tokens import TokensFile
 from worker.attachments.directory import AttachmentDirectory
 from worker.broker.connection import BrokerAddress
 from worker.broker.serve import ServeOptions, Worker
@@ -74,6 +71,7 @@ from worker.tryout import Tried, tried_out
 from worker.unusable import Unusable
 
 if TYPE_CHECKING:
+    from worker.api.application import Doors, TryOut
     from worker.templates.renderer import Renderer
 
 T = TypeVar("T")
@@ -353,9 +351,7 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             standing = partial(_standing, standings, directories, found.gate)
             await stack.enter_async_context(_health(settings, worker, metrics, servers, standing))
         if settings.api.port and stored is not None:
-            mailboxes, scopes, tenants = _desks(base, stored, keyring(settings))
-            sending = _trying_out(courier, directories)
-            doors = Doors(mailboxes, scopes, tenants, kept, servers, directories.look, sending)
+            doors = _doors(_desks(base, stored, keyring(settings)), kept, servers, courier, directories)
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
         await stack.enter_async_context(_reviewing(directories, observe))
@@ -400,7 +396,7 @@ async def api(settings: Settings) -> AsyncIterator[None]:
     """
     async with AsyncExitStack() as stack:
         observe = LogEvents(settings.worker.name)
-        mailboxes, scopes, tenants = await stack.enter_async_context(desks(settings))
+        managed = await stack.enter_async_context(desks(settings))
         stored = await stack.enter_async_context(_kept(settings))
         directories = Directories(_base(settings), stored, keyring(settings), observe)
         courier, found = await stack.enter_async_context(_alone(settings, directories.current, observe))
@@ -408,8 +404,7 @@ async def api(settings: Settings) -> AsyncIterator[None]:
         stack.callback(tokens.close)
         servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
         stack.push_async_callback(servers.close)
-        sending = _trying_out(courier, directories)
-        doors = Doors(mailboxes, scopes, tenants, found.books, servers, directories.look, sending)
+        doors = _doors(managed, found.books, servers, courier, directories)
         await stack.enter_async_context(_api(settings, doors))
         yield
 
@@ -440,6 +435,12 @@ async def tested(settings: Settings, name: str, to: AddrSpec, *, even_disabled: 
         return await tried_out(courier, mailboxes, name, to, token_hex(8), even_disabled=even_disabled)
 
 
+def _doors(managed: Desks, register: Register, servers: Health, courier: Courier, directories: Directories) -> Doors:
+    from worker.api.application import Doors  # noqa: PLC0415 - loaded only where it is served
+
+    return Doors(*managed, register, servers, directories.look, _trying_out(courier, directories))
+
+
 def _trying_out(courier: Courier, directories: Directories) -> TryOut:
     async def send(name: str, to: AddrSpec, *, even_disabled: bool) -> Tried:
         mailboxes = await directories.loaded()
@@ -450,6 +451,9 @@ def _trying_out(courier: Courier, directories: Directories) -> TryOut:
 
 @asynccontextmanager
 async def _api(settings: Settings, doors: Doors) -> AsyncIterator[None]:
+    from worker.api.application import application  # noqa: PLC0415 - loaded only where it is served
+    from worker.api.tokens import TokensFile  # noqa: PLC0415
+
     given = settings.api
     if given.tokens_file is None:
         raise SettingsError(
@@ -459,7 +463,7 @@ async def _api(settings: Settings, doors: Doors) -> AsyncIterator[None]:
         listening = http.bound(given.host, given.port)
     except http.CannotListen as error:
         raise SettingsError(f"POSTLANE_API__PORT: {error}. Choose another port, or 0 for none.") from error
-    served = api_application(doors, TokensFile(given.tokens_file), references=given.references)
+    served = application(doors, TokensFile(given.tokens_file), references=given.references)
     async with http.serving(served, listening, given.certificate_file):
         yield
 

@@ -21,7 +21,7 @@ from tests.postgres import postgres as postgresql
 from worker.domain.delivery import Key
 from worker.ports import Claimed, Settlement, Store, StoreDown
 from worker.store import migrating
-from worker.store.database import WrongSchema
+from worker.store.database import Database, WrongSchema
 from worker.store.inventory import inventory, migrated
 from worker.store.opening import opened
 from worker.store.schema import REVISION, metadata
@@ -255,3 +255,14 @@ def test_file_survives_a_power_cut_as_far_as_sqlite_can_promise(tmp_path: Path) 
     assert asyncio.run(modes()) == ("wal", 2)
     with create_engine(f"sqlite:///{tmp_path / 'store.sqlite3'}").connect() as connection:
         assert inspect(connection).has_table("notification")
+
+
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, "FULL"), (False, "NORMAL")])
+async def test_sqlite_waits_for_the_disk_unless_another_transaction_will(
+    tmp_path: Path, *, durable: bool, synchronous: str
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
+    for waits in (not durable, durable):
+        found = await database.run(lambda each: each.exec_driver_sql("PRAGMA synchronous").scalar(), durable=waits)
+    await database.close()
+    assert ("OFF", "NORMAL", "FULL")[found] == synchronous
