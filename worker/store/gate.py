@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Row, select
 
 from contracts.notification import Priority
 from worker.domain import pacing
@@ -24,9 +24,10 @@ from worker.domain.pacing import Go, Line, Pace, Request, Used
 from worker.domain.verdict import Action, Scope, Verdict
 from worker.ports import Admission, Demand, Hold, Paced, StoreDown
 from worker.store import record
+from worker.store.counts import Counts
 from worker.store.database import Conflict, Database
 from worker.store.life import Life
-from worker.store.schema import database_now, day, line, mailbox, now_of, permit, ticket
+from worker.store.schema import database_now, mailbox, now_of
 
 _SECOND = 1_000_000  # microseconds
 _LONGEST_PAUSE = timedelta(hours=1)
@@ -75,7 +76,7 @@ class SqlGate:
         self._looks_begun = False
         self._changes = 0
         self._closed = False
-        self._insert = (sqlite if database.sqlite else postgresql).insert
+        self._counts = Counts(life, of_sqlite=database.sqlite)
 
     async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
         """Let through, unless the mailbox rests, somebody tries whether it must, or its limits are used up."""
@@ -146,7 +147,7 @@ class SqlGate:
         """The limits that are kept now: less than the mailbox's own for a while after its server has asked for less."""
 
         def factor(connection: Connection) -> float:
-            found = connection.execute(select(mailbox).where(mailbox.c.name == mailbox_.name)).one_or_none()
+            found = self._counts.locked(connection, mailbox_.name, make=False)
             return 1.0 if found is None else pacing.eased(found.factor, found.throttled_at, now_of(connection))
 
         limits, share = mailbox_.limits, await self._run(factor)
@@ -176,9 +177,7 @@ class SqlGate:
         if not number:
             return
 
-        def work(connection: Connection) -> None:
-            connection.execute(delete(permit).where(permit.c.number == number))
-
+        work = partial(self._counts.returned, number=number)
         try:
             await self._run(work)
         except (StoreDown, Conflict):
@@ -229,7 +228,7 @@ class SqlGate:
         self, connection: Connection, of: Mailbox, demand: Demand, slot: timedelta | None, now: datetime
     ) -> Admission | Hold | _Place:
         counted = _counted(of.limits) or of.organisation is not None
-        row = self._locked(connection, of.name, make=counted)
+        row = self._counts.locked(connection, of.name, make=counted)
         if row is None:
             return Admission(of.name)
         probe = row.paused_until is not None
@@ -247,17 +246,8 @@ class SqlGate:
             return number
         if probe:
             over = record.microseconds(now + _PROBE)
-            connection.execute(update(mailbox).where(mailbox.c.name == of.name).values(probing_until=over))
+            self._counts.change(connection, of.name, {"probing_until": over})
         return Admission(of.name, row.epoch, probe=probe, ticket=number)
-
-    def _locked(self, connection: Connection, name: str, *, make: bool) -> Row[Any] | None:
-        wanted = select(mailbox).where(mailbox.c.name == name).with_for_update()
-        found = connection.execute(wanted).one_or_none()
-        if found is None and make:
-            fresh = {"name": name, "epoch": 0, "factor": 1.0, "throttled_at": 0, "wanted_at": 0, "awaited_at": 0}
-            connection.execute(self._insert(mailbox).values(fresh).on_conflict_do_nothing())
-            found = connection.execute(wanted).one_or_none()
-        return found
 
     def _paced(
         self,
@@ -268,9 +258,10 @@ class SqlGate:
         slot: timedelta | None,
     ) -> int | _Place:
         now, organisation = now_of(connection), of.organisation
-        used, recipients = self._used(connection, of, now)
+        window = self._window if of.limits.per_hour is None else max(self._window, pacing.HOUR)
+        used, recipients = self._counts.used(connection, of.name, window, now)
         urgent = demand.priority is Priority.HIGH
-        lines = self._lines(connection, of.name)
+        lines = self._counts.lines(connection, of.name)
         own = lines.get((demand.tenant, urgent), Line())
         pace = None
         if of.limits.per_minute is not None:
@@ -280,7 +271,7 @@ class SqlGate:
         for opens, full in self._long_spans(connection, of, demand, used, recipients, now):
             if opens > now:
                 at = max(opens, own.last + apart)
-                self._queued(connection, of.name, demand.tenant, Line(at, own.again), urgent=urgent)
+                self._counts.queued(connection, of.name, demand.tenant, Line(at, own.again), urgent=urgent)
                 return _Place(at - now, full)
         if pace is not None:
             tenants = {tenant for (tenant, kind), each in lines.items() if kind == urgent and each.waiting(now)}
@@ -292,16 +283,10 @@ class SqlGate:
             answer = pacing.decide(pace, used, own, request, now)
             if not isinstance(answer, Go):
                 if answer.line != own:
-                    self._queued(connection, of.name, demand.tenant, answer.line, urgent=urgent)
+                    self._counts.queued(connection, of.name, demand.tenant, answer.line, urgent=urgent)
                 return _Place(answer.at - now, _minute_full(of, pace.most))
-        made = insert(ticket).values(
-            mailbox=of.name,
-            owner=self._life.me,
-            recipients=demand.recipients,
-            external=demand.external,
-            organisation=organisation.name if organisation else "",
-        )
-        return int(connection.execute(made.returning(ticket.c.number)).scalar_one())
+        name = organisation.name if organisation else ""
+        return self._counts.begun(connection, of.name, demand.recipients, demand.external, name)
 
     def _long_spans(
         self, connection: Connection, of: Mailbox, demand: Demand, used: Used, recipients: int, now: int
@@ -310,58 +295,19 @@ class SqlGate:
         if (mails := of.limits.per_hour) is not None:
             yield pacing.hour_has_room_at(used, mails, now), _hour_full(of, mails)
         if (most := of.limits.recipients_per_day) is not None and demand.recipients:
-            day_ = self._day(connection, f"mailbox {of.name}", now)
+            day_ = self._counts.day(connection, f"mailbox {of.name}", now)
             yield pacing.day_has_room_at(day_, recipients, demand.recipients, most, now), _day_full(of, most)
         if (organisation := of.organisation) is not None and demand.external:
-            external = self._outside(connection, organisation.name)
-            day_ = self._day(connection, f"outside {organisation.name}", now)
+            external = self._counts.outside(connection, organisation.name)
+            day_ = self._counts.day(connection, f"outside {organisation.name}", now)
             most = organisation.external_per_day
             yield pacing.day_has_room_at(day_, external, demand.external, most, now), _outside_full(of, most)
 
-    def _used(self, connection: Connection, of: Mailbox, now: int) -> tuple[Used, int]:
-        """What counts in the longest window of mails, and recipients in flight. The dead's mails end with them."""
-        name, window = of.name, self._window if of.limits.per_hour is None else max(self._window, pacing.HOUR)
-        found = connection.execute(select(ticket).where(ticket.c.mailbox == name)).all()
-        flying = [each for each in found if each.ended_at is None]
-        ends = self._life.ends(connection, (each.owner for each in flying), now)
-        all_ended = [each.ended_at for each in found if each.ended_at is not None]
-        ended = [at for at in all_ended if at > now - window]
-        if len(ended) < len(all_ended):
-            connection.execute(delete(ticket).where(ticket.c.mailbox == name, ticket.c.ended_at <= now - window))
-        for each in flying:
-            if each.owner in ends:
-                self._end(connection, each, ends[each.owner], each.recipients, each.external)
-                ended.append(ends[each.owner])
-        flying = [each for each in flying if each.owner not in ends]
-        return Used(tuple(ended), len(flying)), sum(each.recipients for each in flying)
-
-    def _outside(self, connection: Connection, organisation: str) -> int:
-        """Recipients in flight to the outside, of all mailboxes of an organisation; it is locked, after its mailbox."""
-        self._locked(connection, f"organisation {organisation}", make=True)
-        flying = select(func.sum(ticket.c.external)).where(
-            ticket.c.organisation == organisation, ticket.c.ended_at.is_(None)
-        )
-        return int(connection.scalar(flying) or 0)
-
-    def _lines(self, connection: Connection, name: str) -> Mapping[tuple[str, bool], Line]:
-        found = connection.execute(select(line).where(line.c.mailbox == name))
-        return {(each.tenant, bool(each.urgent)): Line(each.last, each.again) for each in found}
-
-    def _queued(self, connection: Connection, name: str, tenant: str, new: Line, *, urgent: bool) -> None:
-        values = {"last": new.last, "again": new.again}
-        row = self._insert(line).values(mailbox=name, tenant=tenant, urgent=urgent, **values)
-        connection.execute(row.on_conflict_do_update(index_elements=["mailbox", "tenant", "urgent"], set_=values))
-
-    def _day(self, connection: Connection, counter: str, now: int) -> list[tuple[int, int]]:
-        oldest = pacing.oldest_bucket(now)
-        connection.execute(delete(day).where(day.c.counter == counter, day.c.beginning < oldest))
-        wanted = select(day.c.beginning, day.c.recipients).where(day.c.counter == counter).order_by(day.c.beginning)
-        return [(each.beginning, each.recipients) for each in connection.execute(wanted)]
-
     def _rested(self, connection: Connection, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
-        row = self._locked(connection, admission.mailbox, make=True)
+        row = self._counts.locked(connection, admission.mailbox, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
-        self._ticket_ended(connection, admission, 0, tried=True)
+        if admission.ticket is not None:
+            self._counts.ended(connection, admission.ticket, 0, tried=True)
         changes: dict[str, Any] = {}
         if row.paused_until is not None and not _current(row, admission):
             until = record.moment(row.paused_until)  # let through before the pause began: no news
@@ -378,15 +324,15 @@ class SqlGate:
         if verdict.throttle or verdict.punished:
             rest = max(until - now, timedelta()) // timedelta(microseconds=1)
             changes |= _throttled(row, now_of(connection), rest)
-        if changes:
-            connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
+        self._counts.change(connection, admission.mailbox, changes)
         return until
 
     def _ended(
         self, connection: Connection, admission: Admission, accepted: int, *, tried: bool, throttled: bool
     ) -> bool:
-        row = self._locked(connection, admission.mailbox, make=throttled)
-        self._ticket_ended(connection, admission, accepted, tried=tried)
+        row = self._counts.locked(connection, admission.mailbox, make=throttled)
+        if admission.ticket is not None:
+            self._counts.ended(connection, admission.ticket, accepted, tried=tried)
         if row is None:
             return False
         changes: dict[str, Any] = {}
@@ -397,53 +343,24 @@ class SqlGate:
             changes["probing_until"] = None
         if current and tried:
             changes |= {"paused_until": None, "verdict": None, "epoch": 0}
-        if changes:
-            connection.execute(update(mailbox).where(mailbox.c.name == admission.mailbox).values(changes))
+        self._counts.change(connection, admission.mailbox, changes)
         return current and tried
 
-    def _ticket_ended(self, connection: Connection, admission: Admission, accepted: int, *, tried: bool) -> None:
-        if admission.ticket is None:
-            return
-        found = connection.execute(select(ticket).where(ticket.c.number == admission.ticket)).one_or_none()
-        if found is None or found.ended_at is not None:
-            return
-        if not tried:
-            connection.execute(delete(ticket).where(ticket.c.number == found.number))
-            return
-        self._end(connection, found, now_of(connection), accepted, min(accepted, found.external))
-
-    def _end(self, connection: Connection, of: Row[Any], at: int, recipients: int, external: int) -> None:
-        connection.execute(update(ticket).where(ticket.c.number == of.number).values(ended_at=at))
-        self._count(connection, f"mailbox {of.mailbox}", at, recipients)
-        if of.organisation:
-            self._count(connection, f"outside {of.organisation}", at, external)
-
-    def _count(self, connection: Connection, counter: str, at: int, recipients: int) -> None:
-        if recipients:
-            row = self._insert(day).values(counter=counter, beginning=pacing.bucket(at), recipients=recipients)
-            more = {"recipients": day.c.recipients + recipients}
-            connection.execute(row.on_conflict_do_update(index_elements=["counter", "beginning"], set_=more))
-
     def _permitted(self, connection: Connection, name: str, counted: str, most: int, *, urgent: bool) -> int | None:
-        row = self._locked(connection, name, make=True)
+        row = self._counts.locked(connection, name, make=True)
         assert row is not None, "it was made"  # noqa: S101 - for the type checker
         self._life.keep(connection)
         now = now_of(connection)
-        owners = [each.owner for each in connection.execute(select(permit.c.owner).where(permit.c.mailbox == counted))]
-        dead = self._life.ends(connection, owners, now)
-        if dead:
-            connection.execute(delete(permit).where(permit.c.mailbox == counted, permit.c.owner.in_(dead)))
-        living = sum(owner not in dead for owner in owners)
+        living = self._counts.connections(connection, counted, now)
         share = pacing.eased(row.factor, row.throttled_at, now)
         kept = not urgent and row.awaited_at > now - _AWAITED
         if kept or living >= (pacing.of_limit(most, share) or 1):
             asked = {"wanted_at": now, "awaited_at": now} if urgent else {"wanted_at": now}
-            connection.execute(update(mailbox).where(mailbox.c.name == name).values(asked))
+            self._counts.change(connection, name, asked)
             return None
         if urgent and row.awaited_at:
-            connection.execute(update(mailbox).where(mailbox.c.name == name).values(awaited_at=0))
-        made = insert(permit).values(mailbox=counted, owner=self._life.me)
-        return int(connection.execute(made.returning(permit.c.number)).scalar_one())
+            self._counts.change(connection, name, {"awaited_at": 0})
+        return self._counts.permit(connection, counted)
 
     # what others have done
 
