@@ -1,5 +1,6 @@
 """The command line's own table: what `--help` shows is what there is, and costs little."""
 
+import os
 import subprocess
 import sys
 
@@ -31,3 +32,16 @@ def test_help_imports_none_of_the_libraries() -> None:
     for name, about in COMMANDS.items():
         assert name in said.stdout
         assert about in said.stdout
+
+
+def test_command_without_a_broker_says_so_in_its_own_words_only(unused_tcp_port: int) -> None:
+    address = {"AMQP_URL": f"amqp://guest:guest@127.0.0.1:{unused_tcp_port}/"}
+    said = subprocess.run(
+        [sys.executable, "-m", "worker", "topology", "apply"],
+        env={**os.environ, **address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 2
+    assert said.stderr == f"nothing listens at amqp://guest@127.0.0.1:{unused_tcp_port}/\n"

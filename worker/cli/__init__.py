@@ -54,6 +54,7 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the library's signature
         if cmd_name not in COMMANDS:
             return None
+        _quiet()
         name = f"{cmd_name}_" if cmd_name == "import" else cmd_name
         module = import_module(f"worker.cli.{name}")
         parent = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -67,6 +68,13 @@ class _Commands(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - the library's signature
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _quiet() -> None:
+    """Libraries log what they raise as well, and MSAL even a token; only a worker's log has a reader, and is set up."""
+    import logging
+
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def _nothing() -> None:
