@@ -33,6 +33,7 @@ _AT_HAND_OVER = 600.0  # seconds left: High Volume Email refuses a token that ha
 _AHEAD = 300.0  # seconds before that in which a new one is fetched while the old one is still used
 _LAST = 60.0  # seconds left with which a token is still used if its authority is out of reach
 _REST = 30.0  # seconds between attempts in the background
+_AWAY = 10.0  # seconds that a host which cannot be reached is left alone, whoever wants a token from it
 
 Clock = Callable[[], float]
 """Seconds since some moment."""
@@ -88,6 +89,7 @@ class MsalTokens:
         self._clients: dict[OAuth, _Client] = {}
         self._kept: dict[OAuth, _Kept] = {}
         self._failed: dict[OAuth, _Failed] = {}
+        self._away: dict[str, float] = {}  # by host: until when
         self._flights: dict[OAuth, asyncio.Task[_Kept | TokenRefused | Broken]] = {}
 
     async def token(
@@ -143,6 +145,8 @@ class MsalTokens:
         failed = self._failed.get(client)
         if failed is not None and self._clock() < failed.at + failed.retry_after:
             return failed.failure
+        if self._is_away(host := _host(client)):
+            return Broken(Stage.TOKEN, Fault.TOKEN_ENDPOINT, f"{host} could not be reached a moment ago")
         took = time.monotonic()
         answer: _Kept | TokenRefused | Broken
         try:
@@ -151,7 +155,8 @@ class MsalTokens:
                     self._threads, self._acquire, client, rejected.value if rejected else None
                 )
         except TimeoutError:
-            answer = Broken(Stage.TOKEN, Fault.TOKEN_ENDPOINT, f"{_host(client)} does not come to an end")
+            self._away[host] = self._clock() + _AWAY
+            answer = Broken(Stage.TOKEN, Fault.TOKEN_ENDPOINT, f"{host} does not come to an end")
         self._observe(TokenFetched(mailbox, isinstance(answer, _Kept), time.monotonic() - took))
         if isinstance(answer, _Kept):
             self._kept[client] = answer
@@ -159,6 +164,16 @@ class MsalTokens:
         elif rejected is not None:
             self._kept.pop(client, None)
         return answer
+
+    def _is_away(self, host: str) -> bool:
+        """Each attempt would cost a thread its time-out. When the time is over one looks, the others wait for that."""
+        until = self._away.get(host)
+        if until is None:
+            return False
+        if self._clock() < until:
+            return True
+        self._away[host] = self._clock() + _AWAY
+        return False
 
     def _acquire(self, credentials: OAuth, rejected: str | None) -> _Kept | TokenRefused | Broken:
         """Runs in a thread."""
@@ -173,6 +188,7 @@ class MsalTokens:
                 client = _Client(made(credentials, http, self._vault), http, stamp)
                 self._clients[credentials] = client
             answer = client.source.acquire(lambda token: _lasts(token) and token["access_token"] != rejected)
+            self._away.pop(_host(credentials), None)
             if "access_token" in answer:
                 return self._timed(answer)
             failure: TokenRefused | Broken = _refused(answer, credentials)
@@ -180,6 +196,8 @@ class MsalTokens:
                 failure = _in_trouble(credentials, http)
         except Exception as error:  # noqa: BLE001 - whatever an odd authority answers, MSAL raises something else
             failure = _explained(error, credentials, http)
+            if _is_out_of_reach(error):
+                self._away[_host(credentials)] = self._clock() + _AWAY
         finally:
             if client is None:
                 http.close()
@@ -271,6 +289,12 @@ def _explained(error: Exception, credentials: OAuth, http: Http) -> TokenRefused
             return _unreached(error, credentials)
         case _:
             return _in_trouble(credentials, http)
+
+
+def _is_out_of_reach(error: Exception) -> bool:
+    """Whether nobody answered at all."""
+    silent = isinstance(error, requests.ConnectionError | requests.Timeout)
+    return silent and not isinstance(error, requests.exceptions.SSLError)
 
 
 def _unreached(error: OSError, credentials: OAuth) -> Broken:

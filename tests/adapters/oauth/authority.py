@@ -114,8 +114,8 @@ class Authority:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
+    async def listen(self, port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self.tls)
 
     async def close(self) -> None:
         if self._server is not None:

@@ -14,7 +14,7 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from tests.adapters.oauth.authority import Answer, Authority, Request, error, issuing, token
+from tests.adapters.oauth.authority import Answer, Authority, Request, error, issuing, let_go, token
 from tests.adapters.oauth.conftest import SECRET, Client
 from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
 from worker.domain.mailbox import OAuth, Secret
@@ -352,6 +352,29 @@ async def test_nobody_listening_is_an_endpoint_out_of_reach(
 async def test_host_that_does_not_resolve_is_an_endpoint_out_of_reach(client: Client, issuer: OAuth) -> None:
     answer = await client.tokens.token("box", replace(issuer, authority="https://no-such-host.invalid/tenant"))
     assert_broken(answer, Fault.TOKEN_ENDPOINT)
+
+
+async def test_host_out_of_reach_costs_no_other_app_an_attempt_for_a_while(
+    client: Client, issuer: OAuth, server_tls: ssl.SSLContext
+) -> None:
+    """Fifty thousand mailboxes would each wait for a time-out, and the tokens of other authorities for them."""
+    authority = Authority()
+    authority.tls = server_tls
+    await authority.listen()
+    one = replace(issuer, authority=authority.url)
+    other, port = replace(one, client_id="another-app"), int(authority.netloc.partition(":")[2])
+    await authority.close()
+    assert_broken(await client.tokens.token("box", one), Fault.TOKEN_ENDPOINT)
+    await authority.listen(port)
+    try:
+        assert_broken(await client.tokens.token("other", other), Fault.TOKEN_ENDPOINT)
+        assert authority.requests == []
+        client.now += 10
+        assert isinstance(await client.tokens.token("other", other), Token)
+        assert isinstance(await client.tokens.token("box", one), Token)
+    finally:
+        let_go(client.tokens)
+        await authority.close()
 
 
 ENDPOINTS: dict[str, Callable[[Authority], str]] = {
