@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.neighbours import free_port
-from worker.sandbox.family import descendants, end
+from worker.sandbox.family import descendants, end, kill
 
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
 _WITHIN = 30.0  # seconds
@@ -60,9 +59,10 @@ class Cluster:
     def kill(self) -> None:
         """Crash it (SIGKILL to all of its processes)."""
         if self._process is not None:
-            # Its children lead sessions of their own, and may write for a while after it is gone.
+            # Its children lead sessions of their own, and would write for a while after it is gone.
             children = descendants(self._process.pid)
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
+            kill(children)
             self._process.wait()
             self._process = None
             end(children)

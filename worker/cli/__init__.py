@@ -74,7 +74,9 @@ def _quiet() -> None:
     """Libraries log what they raise as well, and MSAL even a token; only a worker's log has a reader, and is set up."""
     import logging
 
-    logging.getLogger().addHandler(logging.NullHandler())
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.NullHandler())
 
 
 def _nothing() -> None:

@@ -25,6 +25,13 @@ def descendants(ancestor: int) -> set[Process]:
     return family
 
 
+def kill(family: set[Process]) -> None:
+    """SIGKILL to all that live."""
+    for number, _ in family & _living().keys():
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
 def end(family: set[Process]) -> None:
     """Wait until all have ended, as they do when their elder has; whoever has not in time is made to.
 
@@ -33,9 +40,7 @@ def end(family: set[Process]) -> None:
     """
     if _gone(family, _BY_THEMSELVES):
         return
-    for number, _ in family & _living().keys():
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    kill(family)
     if not _gone(family, _KILLED_WITHIN):
         raise TimeoutError(f"still running {_KILLED_WITHIN:.0f} s after SIGKILL: {family & _living().keys()}")
 

@@ -167,7 +167,7 @@ class _Postgresql:
             raise Unusable("store.url names PostgreSQL, which needs: pip install 'postlane[postgres]'") from None
 
     async def run(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        del durable  # its transactions are one stream, in which the next one that waits for the disk waits for all
+        del durable  # all of its transactions wait for the disk, several of them at once
         async with asyncio.timeout(_PATIENCE), self._engine.begin() as connection:
             return await connection.run_sync(work)
 
