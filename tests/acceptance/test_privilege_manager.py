@@ -332,6 +332,7 @@ async def test_dpm_s11_in_the_cloud_no_task_and_no_message_chooses_the_server(
     assert (chosen.status, "server.read_only:Cloud SMTP" in findings(chosen)) == (2, True)
     said = await take_over(lane, edition="cloud", foreignSystems=[cloud], emailTasks=[task("Weekly", "")])
     assert said.status == 0, said.output
+    assert "choose_mailbox = false" in findings(said)["edition.cloud"]
     name = "privilege-manager-cloud-smtp"
     text = lane.mailboxes.read_text(encoding="utf-8")
     lane.configure(text, f"[tenants.{TENANT}]\nchoose_mailbox = false")

@@ -262,7 +262,16 @@ class _Document:
                 "the edition is not stated; on-premises is assumed, where tasks name their server",
                 'write "edition": "on-premises" or "cloud"',
             )
-        return checks.choice(top, "edition", _EDITIONS, self._findings, managed)
+        cloud = checks.choice(top, "edition", _EDITIONS, self._findings, managed)
+        if cloud:
+            self._findings.note(
+                "edition.cloud",
+                top.at("edition"),
+                "in the cloud edition nobody chooses a server; here a notification may name a mailbox",
+                "write choose_mailbox = false into the tenant's table [tenants.NAME]; if the file has had no such table, "
+                "each tenant without a mailbox of its own needs one then",
+            )
+        return cloud
 
     def _systems(self) -> Iterator[tuple[Section, Smtp | None]]:
         for node, path in self._objects("foreignSystems"):
