@@ -268,8 +268,8 @@ class _Document:
                 "edition.cloud",
                 top.at("edition"),
                 "in the cloud edition nobody chooses a server; here a notification may name a mailbox",
-                "write choose_mailbox = false into the tenant's table [tenants.NAME]; if the file has had no such table, "
-                "each tenant without a mailbox of its own needs one then",
+                "write choose_mailbox = false into the tenant's table [tenants.NAME]; if the file has had no such "
+                "table, each tenant without a mailbox of its own needs one then",
             )
         return cloud
 
