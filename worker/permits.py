@@ -32,6 +32,7 @@ class Places:
             count: places.
             patience: seconds that a mail may wait for one.
         """
+        self._count = count
         self._free = count
         self._longest = count * _LINE_PER_PLACE
         self._patience = patience
@@ -48,6 +49,11 @@ class Places:
             yield True
         finally:
             self._left()
+
+    @property
+    def unused(self) -> bool:
+        """Whether all are free."""
+        return self._free == self._count
 
     async def _taken(self, *, urgent: bool) -> bool:
         if self._free:

@@ -76,6 +76,12 @@ class Pool:
                 if isinstance(session, Session):
                     self._take_back(session)
 
+    @property
+    def unused(self) -> bool:
+        """Whether nothing would be lost with it: it has no session, nobody waits for one, and none has just failed."""
+        empty = self._places.unused and not self._idle and not self._leaving
+        return empty and self._failed_since(time.monotonic()) is None
+
     def close_idle(self) -> None:
         """Say goodbye on all sessions that nobody uses."""
         while self._idle:

@@ -26,6 +26,7 @@ from worker.smtp.session import Closed, Session
 _BAD_TOKEN = {535, 501}  # 501 5.5.127: High Volume Email finds that the token ends too soon
 _IDLE = timedelta(seconds=5)  # that a session keeps a permit without work: others may want it
 _LOOK_EVERY = 0.2  # seconds, whether they do
+_MANY = 1_000  # pools before those without a session are looked for; each costs three kilobytes
 
 
 class SmtpTransport:
@@ -47,6 +48,7 @@ class SmtpTransport:
         self._pools: dict[str, tuple[tuple[SmtpEndpoint, Limits], Pool]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._looks: asyncio.Handle | None = None
+        self._too_many = _MANY
 
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
@@ -83,9 +85,16 @@ class SmtpTransport:
             leaving = asyncio.create_task(known[1].close())
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
+        if len(self._pools) >= self._too_many:
+            self._forget()
         pool = self._new_pool(mailbox, endpoint)
         self._pools[mailbox.name] = (endpoint, mailbox.limits), pool
         return pool
+
+    def _forget(self) -> None:
+        """Of fifty thousand mailboxes few send at a time."""
+        self._pools = {name: known for name, known in self._pools.items() if not known[1].unused}
+        self._too_many = max(_MANY, 2 * len(self._pools))
 
     def _new_pool(self, mailbox: Mailbox, endpoint: SmtpEndpoint) -> Pool:
         limits: SessionLimits = endpoint.limits

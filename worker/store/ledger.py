@@ -7,6 +7,7 @@ operation decide in turn, and writes what has changed.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -46,6 +47,7 @@ _SWEEP_EVERY = 600.0  # seconds
 _BETWEEN_SWEEPS = 0.1
 _SWEPT = 500  # rows in one transaction
 _TRIES = 4
+_UNSURE = 60.0  # seconds that a claim of which nothing was heard may yet turn up in the database
 _DEAD_WORKERS_KEPT = 24 * 3600 * _SECOND
 
 T = TypeVar("T")
@@ -89,6 +91,7 @@ class SqlLedger:
         self._retention = retention
         self._batches = Batches(self._carry_out)
         self._held: dict[Key, int] = {}
+        self._unsure: dict[Key, float] = {}  # claims that may have been written though nobody was told; until when
         self._chores: list[asyncio.Task[None]] = []
         dialect = sqlite if database.sqlite else postgresql
         self._insert = dialect.insert(notification).on_conflict_do_nothing().returning(
@@ -155,6 +158,7 @@ class SqlLedger:
         self._live()
         self._life.due()
         await self._do(None, lambda _page, _view: (True, None))
+        await self._disown()
 
     async def published(self, key: Key, results: Sequence[Result], *, disposed: bool) -> None:
         """Strike them off, with the next group or a moment later."""
@@ -257,12 +261,25 @@ class SqlLedger:
         """What was asked for is held from the moment in which it was written; not if nobody is there to take it."""
         try:
             return await operation.answer
+        except StoreDown:
+            self._unsure[key] = time.monotonic() + _UNSURE
+            raise
         except asyncio.CancelledError:
+            self._unsure[key] = time.monotonic() + _UNSURE
             if operation.answer.done() and not operation.answer.cancelled() and not operation.answer.exception():
                 epoch = _epoch(operation.answer.result())
                 if epoch is not None and self._held.get(key) == epoch:
                     del self._held[key]
             raise
+
+    async def _disown(self) -> None:
+        """Give back what may have been taken without our knowledge: to others it is under way as long as we live.
+
+        Again and again for a while: a server that was slow may commit after we have given it up.
+        """
+        now = time.monotonic()
+        self._unsure = {key: until for key, until in self._unsure.items() if until > now}
+        await asyncio.gather(*(self._do(key, pages.disowned) for key in self._unsure))
 
     async def _carry_out(self, group: Sequence[_Operation]) -> None:
         try:
@@ -398,6 +415,7 @@ class SqlLedger:
             await asyncio.sleep(self._life.lease / 4)
             try:
                 await self._do(None, lambda _page, _view: (True, None))
+                await self._disown()
             except StoreDown:
                 continue  # whoever needs it will be told
 

@@ -95,6 +95,7 @@ class Page:
         """Whether nothing but the stage and the wish to cancel has changed."""
         return (
             self.epoch == old.epoch
+            and self.owner == old.owner
             and self.told == old.told
             and self.pending is old.pending
             and self.progress is old.progress
@@ -243,6 +244,13 @@ def waiting(key: Key, digest: str, progress: Progress, epoch: int = 0) -> Page:
     """A page that waits for nothing but its message."""
     text = record.progress_text(progress)
     return Page(key, digest, Stage.WAITING, "", epoch, False, True, None, text, None, None, None)  # noqa: FBT003
+
+
+def disowned(page: Page | None, view: Standpoint) -> tuple[None, Page | None]:
+    """Give back what is ours by the book, though nobody here works on it."""
+    if page is None or not page.underway or page.owner != view.me or view.busy(page):
+        return None, page
+    return None, replace(page, owner="")
 
 
 def _ours(page: Page, epoch: int, view: Standpoint) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Callable
 from functools import partial
 
@@ -34,6 +35,8 @@ from worker.events import (
     UnknownReply,
 )
 
+_FEW = 1_000  # mailboxes that are counted by name; each costs three kilobytes here, and a dozen lines of every answer
+_OTHERS = "(others)"
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -42,6 +45,8 @@ class Metrics:
 
     def __init__(self, in_flight: Callable[[], float]) -> None:
         """A registry of its own, so that two workers in one process do not mix."""
+        self._named: set[str] = set()
+        self._resting: dict[str, set[str]] = {}
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry, namespace="postlane")
         gauge = partial(Gauge, registry=self.registry, namespace="postlane")
@@ -56,7 +61,7 @@ class Metrics:
             "smtp_replies_total", "Last replies of mail servers per recipient", ("mailbox", "code", "enhanced")
         )
         self._unknown = counter("unknown_replies_total", "Replies that no row of the catalogue knows", ("mailbox",))
-        self._paused = gauge("mailbox_paused", "1 while a mailbox rests", ("mailbox",))
+        self._paused = gauge("mailbox_paused", "1 while a mailbox rests; of the others, how many do", ("mailbox",))
         self._flying = gauge("mailbox_in_flight", "Mails that are going out by a mailbox", ("mailbox",))
         self._rested = counter(
             "channel_rested_total", "Mails that went on to a mailbox's next channel", ("mailbox", "transport")
@@ -68,7 +73,9 @@ class Metrics:
             "credential_end_timestamp_seconds", "When the client secret or certificate of a mailbox ends", ("mailbox",)
         )
         self._basic = gauge(
-            "mailbox_basic_auth", "1 for a mailbox that logs in at Microsoft's with a password", ("mailbox",)
+            "mailbox_basic_auth",
+            "1 for a mailbox that logs in at Microsoft's with a password; how many of the others",
+            ("mailbox",),
         )
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
         self._lost = counter("broker_lost_total", "Lost or failed broker connections")
@@ -89,29 +96,29 @@ class Metrics:
             case Concluded():
                 self._concluded(event)
             case MailboxPaused(mailbox=mailbox):
-                self._paused.labels(mailbox).set(1)
+                self._rests(mailbox, rests=True)
             case MailboxResumed(mailbox):
-                self._paused.labels(mailbox).set(0)
+                self._rests(mailbox, rests=False)
             case Submitting(mailbox):
-                self._flying.labels(mailbox).inc()
+                self._flying.labels(self._name(mailbox)).inc()
             case Submitted(mailbox=mailbox):
-                self._flying.labels(mailbox).dec()
+                self._flying.labels(self._name(mailbox)).dec()
             case ChannelRested(mailbox=mailbox, transport=transport):
-                self._rested.labels(mailbox, transport).inc()
+                self._rested.labels(self._name(mailbox), transport).inc()
             case PickupLeft(mailbox, _, uncollected, refused):
                 self._left.labels(mailbox, "uncollected").set(uncollected)
                 self._left.labels(mailbox, "refused").set(refused)
             case UnknownReply(mailbox=mailbox):
-                self._unknown.labels(mailbox).inc()
+                self._unknown.labels(self._name(mailbox)).inc()
             case SessionOpened(mailbox=mailbox):
-                self._sessions.labels(mailbox).inc()
+                self._sessions.labels(self._name(mailbox)).inc()
             case TokenFetched(mailbox=mailbox, ok=ok):
-                self._tokens.labels(mailbox, "fetched" if ok else "refused").inc()
+                self._tokens.labels(self._name(mailbox), "fetched" if ok else "refused").inc()
             case CredentialEnds(mailbox=mailbox, at=at):
                 self._ends.labels(mailbox).set(at.timestamp())
             case BasicAuthRetiring(mailboxes):
-                for name in mailboxes:
-                    self._basic.labels(name).set(1)
+                for name, count in Tally(map(self._name, mailboxes)).items():
+                    self._basic.labels(name).set(count)
             case BrokerUp(missing=missing):
                 self._connected.set(1)
                 self._missing.set(len(missing))
@@ -142,9 +149,23 @@ class Metrics:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
+    def _name(self, mailbox: str) -> str:
+        """Its own as long as there are few: a platform of fifty thousand would drown whoever reads the metrics."""
+        if mailbox not in self._named:
+            if len(self._named) >= _FEW:
+                return _OTHERS
+            self._named.add(mailbox)
+        return mailbox
+
+    def _rests(self, mailbox: str, *, rests: bool) -> None:
+        name = self._name(mailbox)
+        resting = self._resting.setdefault(name, set())
+        (resting.add if rests else resting.discard)(mailbox)
+        self._paused.labels(name).set(len(resting))
+
     def _concluded(self, event: Concluded) -> None:
         result = event.result
-        mailbox = result.mailbox.name if result.mailbox else ""
+        mailbox = self._name(result.mailbox.name) if result.mailbox else ""
         self._results.labels(mailbox, result.status, result.reason.kind if result.reason else "").inc()
         if result.mailbox:
             self._seconds.labels(result.mailbox.transport).observe(event.seconds)

@@ -1,9 +1,10 @@
 """Sessions of a mailbox: used again, never too many, closed when idle, and never again after something went wrong."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -553,3 +554,22 @@ async def test_unchanged_mailbox_read_anew_keeps_its_sessions() -> None:
         made.limits = SessionLimits(idle=timedelta(minutes=1))
         await made.submit()
     assert len(made.listener.peers) == 1
+
+
+async def test_pools_of_thousands_of_mailboxes_are_forgotten_unless_they_hold_a_session() -> None:
+    made, kept = SessionLimits(messages=1), SessionLimits(messages=100)
+    async with rig() as stage:
+        busy = replace(box(stage.listener.port, kept), name="busy")
+        assert isinstance(await submitted(stage.transport, busy), Accepted)
+        for number in range(1100):
+            once = replace(box(stage.listener.port, made), name=f"box-{number}")
+            assert isinstance(await submitted(stage.transport, once), Accepted)
+        before = len(stage.listener.peers)
+        assert isinstance(await submitted(stage.transport, busy), Accepted)
+        assert len(stage.listener.peers) == before, "its session was kept"
+        alive = sum(isinstance(each, Pool) for each in gc.get_objects())
+    assert alive < 300
+
+
+async def submitted(transport: SmtpTransport, mailbox: Mailbox) -> Submission:
+    return await transport.submit(mailbox, ENVELOPE, OutgoingMessage("<1@contoso.com>", SMALL), always)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypeVar
 
 import pytest
+from sqlalchemy import Connection
 
 from contracts.delivery import DeliveryStatus
 from tests.adapters.store.conftest import Backend
@@ -25,7 +29,12 @@ from tests.adapters.store.test_ledger import (
 )
 from tests.factories import JANA, NOON, OMAR, result
 from worker.domain.delivery import Key
-from worker.ports import Claimed, Doubtful, Settlement, Unpublished
+from worker.ports import Claimed, Doubtful, Settlement, StoreDown, Unpublished
+from worker.store.database import Database
+from worker.store.ledger import SqlLedger
+from worker.store.life import Life
+
+T = TypeVar("T")
 
 
 async def test_one_of_two_workers_gets_the_claim_however_often_both_ask(durable: Backend) -> None:
@@ -294,3 +303,79 @@ async def test_mark_of_the_next_part_replaces_the_one_before_it(durable: Backend
     found = await last.claim(KEY, "d", FIRST, NOON)
     assert isinstance(found, Doubtful)
     assert found.claimed.progress.handed == {OMAR}
+
+
+# answers that are lost
+
+
+class Forgetful(Database):
+    """What it does is done, and nobody hears of it: the server died after the commit, or was too slow for us."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.lost = True
+        self.written = asyncio.Event()
+        self.answering = asyncio.Event()
+        self.answering.set()
+
+    async def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        answer = await super().run(work, durable=durable)
+        self.written.set()
+        await self.answering.wait()
+        if self.lost:
+            raise StoreDown("the line is cut")
+        return answer
+
+
+@asynccontextmanager
+async def forgetting(url: str) -> AsyncIterator[tuple[SqlLedger, Forgetful]]:
+    database = Forgetful(url)
+    life = Life(database, "forgetful", 15)
+    store = SqlLedger(database, life, timedelta(days=1))
+    try:
+        yield store, database
+    finally:
+        database.lost = False
+        await store.close()
+        await life.close()
+        await database.close()
+
+
+async def test_claim_whose_answer_was_lost_is_anybodys_when_the_store_is_back(durable: Backend) -> None:
+    other = await durable.worker()
+    async with forgetting(durable.url) as (store, database):
+        with pytest.raises(StoreDown):
+            await store.claim(KEY, "d", FIRST, NOON)
+        assert shown(await other.claim(KEY, "d", FIRST, NOON)) == "underway"
+        database.lost = False
+        await store.ready()
+        assert shown(await other.claim(KEY, "d", FIRST, NOON)) == "claimed 0"
+        await store.ready()
+        assert shown(await store.claim(KEY, "d", FIRST, NOON)) == "underway", "the other one works on it"
+
+
+async def test_claim_that_was_given_up_while_it_was_written_is_anybodys(durable: Backend) -> None:
+    other = await durable.worker()
+    async with forgetting(durable.url) as (store, database):
+        database.lost = False
+        database.answering.clear()
+        claiming = asyncio.create_task(store.claim(KEY, "d", FIRST, NOON))
+        await database.written.wait()
+        assert shown(await other.claim(KEY, "d", FIRST, NOON)) == "underway"
+        claiming.cancel()
+        await asyncio.wait((claiming,))
+        database.answering.set()
+        await store.ready()
+        assert shown(await other.claim(KEY, "d", FIRST, NOON)) == "claimed 0"
+
+
+async def test_mark_whose_claim_was_lost_is_a_doubt_for_whoever_comes_next(durable: Backend) -> None:
+    one, other = await durable.worker(), await durable.worker()
+    assert await one.handing_over(await claimed(one))
+    await durable.fall_silent(one)
+    async with forgetting(durable.url) as (store, database):
+        with pytest.raises(StoreDown):
+            await store.claim(KEY, "d", FIRST, NOON)
+        database.lost = False
+        await store.ready()
+        assert isinstance(await other.claim(KEY, "d", FIRST, NOON), Doubtful)
