@@ -11,7 +11,7 @@ import pickle
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import date, timedelta
@@ -28,6 +28,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetPydanticSchema,
     SecretStr,
     StringConstraints,
     ValidationError,
@@ -35,7 +36,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, PartName, TenantName
@@ -79,11 +80,23 @@ except ImportError:
     rtoml = None  # type: ignore[assignment]
 
 _PROOFS = "certificate_file, federated_token_file, managed_identity or device_login"
+_PROOF_OF = {
+    "client_secret": "client_secret",
+    "client_secret_file": "client_secret",
+    "client_secret_env": "client_secret",
+    "client_secret_keyvault": "client_secret",
+    "certificate_file": "certificate_file",
+    "federated_token_file": "federated_token_file",
+    "federated_token_file_env": "federated_token_file",
+    "managed_identity": "managed_identity",
+    "device_login": "device_login",
+}
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25, Tls.IF_OFFERED: 25}
 _NOTHING: frozenset[str] = frozenset()
 _SESSIONS = SessionLimits()
 _CLEAR = frozenset({Tls.NONE, Tls.IF_OFFERED})
 _MISFITS = frozenset({(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)})
+_HOSTS = {str(name): cloud.smtp for name, cloud in CLOUDS.items()}
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 
 
@@ -107,11 +120,6 @@ def _domain(text: str) -> str:
     return f"{below}{parse(f'x@{text.removeprefix(below)}').domain}"
 
 
-def _address(text: str) -> str:
-    parse(text)
-    return text
-
-
 def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         _sender(text)
@@ -130,7 +138,9 @@ def _host(text: str) -> str:
     return text
 
 
-AddressText = Annotated[str, AfterValidator(_address)]
+_ADDRESS = core_schema.no_info_after_validator_function(parse, core_schema.str_schema())
+
+Address = Annotated[AddrSpec, GetPydanticSchema(lambda *_: _ADDRESS)]
 Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
 DomainText = Annotated[str, AfterValidator(_domain)]
 Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
@@ -200,9 +210,10 @@ class _OAuth(_Table):
 
     @model_validator(mode="after")
     def _one_proof(self) -> Self:
-        proofs = self._proofs()
+        given = self._given()
+        proofs = {_PROOF_OF[key] for key in given if key in _PROOF_OF}
         if len(proofs) > 1:
-            raise ValueError(f"has {' and '.join(proofs)}; keep one")
+            raise ValueError(f"has {' and '.join(sorted(proofs, key=list(_PROOF_OF).index))}; keep one")
         if not proofs:
             raise ValueError(
                 "oauth.client_secret: give exactly one of oauth.client_secret, oauth.client_secret_file, "
@@ -210,7 +221,7 @@ class _OAuth(_Table):
             )
         if self.expires is not None and "client_secret" not in proofs:
             raise ValueError("expires belongs to a client secret; a certificate says itself when it ends")
-        if self._certificate_passwords() and self.certificate_file is None:
+        if self.certificate_file is None and any(key.startswith("certificate_password") for key in given):
             raise ValueError("certificate_password needs certificate_file")
         return self
 
@@ -230,29 +241,8 @@ class _OAuth(_Table):
             raise ValueError("authority lacks the tenant, https://host/<tenant id>; for others than Entra: oidc_issuer")
         return self
 
-    def _proofs(self) -> list[str]:
-        given = {
-            "client_secret": (
-                self.client_secret,
-                self.client_secret_file,
-                self.client_secret_env,
-                self.client_secret_keyvault,
-            ),
-            "certificate_file": (self.certificate_file,),
-            "federated_token_file": (self.federated_token_file, self.federated_token_file_env),
-            "managed_identity": (self.managed_identity,),
-            "device_login": (self.device_login,),
-        }
-        return [name for name, values in given.items() if any(value is not None for value in values)]
-
-    def _certificate_passwords(self) -> bool:
-        given = (
-            self.certificate_password,
-            self.certificate_password_file,
-            self.certificate_password_env,
-            self.certificate_password_keyvault,
-        )
-        return any(item is not None for item in given)
+    def _given(self) -> list[str]:
+        return [key for key in self.model_fields_set if getattr(self, key) is not None]
 
 
 class _Login(_Table):
@@ -287,6 +277,12 @@ class _Limits(_Table):
     max_size: Annotated[int | None, Field(ge=1)] = None
 
 
+@cache
+def _preset_limits(name: str) -> _Limits:
+    """The same for all of its mailboxes that change none of them."""
+    return _Limits.model_validate(presets()[name].get("limits", {}))
+
+
 class _Graph(_Table):
     """Microsoft Graph; the app registration is that of [oauth]."""
 
@@ -306,7 +302,7 @@ class _Graph(_Table):
 class _Mailbox(_Table):
     """One mailbox."""
 
-    address: AddressText
+    address: Address
     display_name: HeaderText = ""
     enabled: bool = True
     tenants: tuple[TenantName, ...] = ()
@@ -317,9 +313,9 @@ class _Mailbox(_Table):
     fallback_for: tuple[Category, ...] = ()
     senders: Senders = ()
     allowed_domains: tuple[DomainText, ...] = ()
-    catch_all: AddressText | None = None
-    catch_all_cc: AddressText | None = None
-    redirect_to: AddressText | None = None
+    catch_all: Address | None = None
+    catch_all_cc: Address | None = None
+    redirect_to: Address | None = None
     suppress: bool = False
     limits: _Limits = _Limits()
     too_many_recipients: TooMany = TooMany.SPLIT
@@ -345,16 +341,15 @@ class _Mailbox(_Table):
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, value: Any) -> Any:
-        name = value.get("preset") if isinstance(value, Mapping) else None
-        if not isinstance(value, Mapping) or not isinstance(name, str) or name not in presets():
+        name = value.get("preset") if isinstance(value, dict) else None
+        if not isinstance(name, str) or name not in presets():
             return value
-        known = {"limits": {}, **presets()[name]}
-        limits = value.get("limits", {})
-        with_limits = {**known["limits"], **limits} if isinstance(limits, Mapping) else limits
-        if "cloud" in known:
-            cloud = value.get("cloud", known["cloud"])
-            known["host"] = CLOUDS[CloudName(cloud)].smtp if cloud in set(CloudName) else "unknown"
-        return {**known, **value, "limits": with_limits}
+        known = presets()[name]
+        limits = value["limits"] if "limits" in value else _preset_limits(name)
+        if isinstance(limits, dict):
+            limits = {**known.get("limits", {}), **limits}
+        host = {"host": _HOSTS.get(str(value.get("cloud", known["cloud"])), "unknown")} if "cloud" in known else {}
+        return {**known, **host, **value, "limits": limits}
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:
@@ -415,7 +410,7 @@ class _Restraint(_Table):
 
     stop: Stop | None = None
     suppress: bool = False
-    redirect_to: AddressText | None = None
+    redirect_to: Address | None = None
     purposes_off: tuple[Category, ...] = ()
 
 
@@ -636,24 +631,23 @@ def _restraint(table: _Restraint) -> Restraint:
     return Restraint(table.stop, table.suppress, _redirect(table.redirect_to), frozenset(table.purposes_off))
 
 
-def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
-    return Redirect(parse(to), parse(cc) if cc else None) if to else None
+def _redirect(to: AddrSpec | None, cc: AddrSpec | None = None) -> Redirect | None:
+    return Redirect(to, cc) if to else None
 
 
 def _mailbox(
     name: str, table: _Mailbox, environment: Mapping[str, str], organisations: Mapping[str, Organisation]
 ) -> Mailbox:
     try:
-        address = parse(table.address)
-        first, *further = _channels(table, address, environment)
+        first, *further = _channels(table, table.address, environment)
         return Mailbox(
             name=name,
-            address=address,
+            address=table.address,
             display_name=table.display_name,
             endpoint=first,
             further=tuple(further),
             tenants=_lower(table.tenants),
-            senders=_set(map(_sender, table.senders)),
+            senders=_set([_sender(text) for text in table.senders]),
             sites=_lower(table.sites) if table.sites is not None else None,
             components=_lower(table.components) if table.components is not None else None,
             rank=table.priority,
@@ -665,7 +659,7 @@ def _mailbox(
             catch_all=_redirect(table.catch_all, table.catch_all_cc),
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
-            organisation=_counted_with(first, address, organisations),
+            organisation=_counted_with(first, table.address, organisations),
             too_many=table.too_many_recipients,
         )
     except ValueError as error:
@@ -704,7 +698,7 @@ def _graph(table: _Mailbox, graph: _Graph, address: AddrSpec, environment: Mappi
     permission = "Mail.Send" if isinstance(credentials.proof, DeviceLogin) else ".default"
     return GraphEndpoint(
         url=f"{url}/v1.0",
-        user=graph.user or table.address,
+        user=graph.user or str(address),
         credentials=replace(credentials, scope=graph.scope or f"{url}/{permission}"),
         concurrent=graph.concurrent,
         ca_file=_existing(graph.ca_file),
@@ -877,13 +871,13 @@ def _existing(path: Path | None) -> str | None:
     return str(path)
 
 
-def _lower(names: Iterable[str]) -> frozenset[str]:
-    return _set(map(str.lower, names))
-
-
-def _set(items: Iterable[str]) -> frozenset[str]:
+def _set(items: Collection[str]) -> frozenset[str]:
     """Without making an empty one for each of many mailboxes."""
-    return frozenset(items) or _NOTHING
+    return frozenset(items) if items else _NOTHING
+
+
+def _lower(names: Collection[str]) -> frozenset[str]:
+    return _set([name.lower() for name in names])
 
 
 def _once(what: str, names: Iterable[str]) -> None:
@@ -892,7 +886,7 @@ def _once(what: str, names: Iterable[str]) -> None:
             raise ValueError(f"{what} {name!r} is listed twice")
 
 
-def _overlap(one: Iterable[str] | None, other: Iterable[str] | None) -> bool:
+def _overlap(one: Collection[str] | None, other: Collection[str] | None) -> bool:
     """Whether two bindings have mail in common; None is everything."""
     return one is None or other is None or bool(_lower(one) & _lower(other))
 
