@@ -100,6 +100,12 @@ def on_the_line() -> Iterator[None]:
         if cancelled():
             raise asyncio.CancelledError from error
         raise LineBroken("the line broke in the middle of a request") from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        if cancelled():  # a bare one: the library closed the channel for no reason that it knows
+            raise asyncio.CancelledError from error
+        raise LineBroken("the line was closed while we waited for an answer") from error
     if cancelled():
         raise asyncio.CancelledError
 

@@ -29,7 +29,7 @@ from tests.adapters.broker.stage import (
 )
 from tests.neighbours import PATIENCE, Inbox
 from worker.broker import apply as topologies
-from worker.broker.connection import BrokerAddress
+from worker.broker.connection import BrokerAddress, LineBroken, on_the_line, open_connection
 from worker.broker.topology import Topology, preference
 from worker.events import BrokerDown, BrokerUp, Concluded, Crashed, Draining
 
@@ -187,6 +187,16 @@ async def test_consuming_line_that_breaks_while_the_other_is_opened_does_not_end
         await asyncio.wait((up, served.running), return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
         assert not served.running.done(), served.running.exception()
+
+
+async def test_line_that_is_closed_for_no_reason_is_a_broken_line(address: BrokerAddress) -> None:
+    """The library then gives a bare `Exception` to whoever waits for an answer."""
+    async with await open_connection(address, "test") as connection:
+        assert connection.transport is not None
+        underlay = connection.transport.connection
+        await underlay.close(None)
+        with pytest.raises(LineBroken), on_the_line():
+            await underlay.create_future()
 
 
 async def test_line_that_falls_silent_is_given_up(
