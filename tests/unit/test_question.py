@@ -32,6 +32,19 @@ ROWS = catalogue()
         pytest.param("The server response was: 5.7.57 Client not authenticated", 550, "5.7.57", id="dot-net"),
         pytest.param("5.7.705 Access denied, tenant has exceeded threshold", 550, "5.7.705", id="code-left-out"),
         pytest.param("4.3.111 Temporary server error", 451, "4.3.111", id="temporary-code-left-out"),
+        pytest.param("Status code: 550 5.1.1", 550, "5.1.1", id="status-code-in-a-report"),
+        pytest.param(
+            "AuthenticationException: ErrorInProcessing: 4.7.0 Temporary server error. PRX4", 451, "4.7.0", id="mailkit"
+        ),
+        pytest.param("AuthenticationException: 535: 5.7.3 Authentication unsuccessful", 535, "5.7.3", id="colon"),
+        pytest.param(
+            "SMTPAuthenticationError: (534, b'5.7.9 Application-specific password')", 534, "5.7.9", id="python"
+        ),
+        pytest.param("reply: retcode (535); Msg: b'5.7.3 Authentication unsuccessful'", 535, "5.7.3", id="smtplib-log"),
+        pytest.param("SMTPDataError: (554, 'DT:SPM 126 smtp')", 554, None, id="python-without-enhanced-code"),
+        pytest.param("{ message: 'Server responded with 451 Timeout waiting' }", 451, None, id="responded-with"),
+        pytest.param("The sender's submission quota was exceeded", 550, None, id="words-alone"),
+        pytest.param("Not delivering to previously bounced address", 550, None, id="providers-words-alone"),
         pytest.param("599", 599, None, id="bare"),
         pytest.param("503", 503, None, id="smtp-unless-said-otherwise"),
     ],
@@ -67,6 +80,17 @@ def test_error_of_a_token_authority_is_found(text: str, error: str, hints: tuple
     assert (found.error, found.hints) == (error, hints)
 
 
+@pytest.mark.parametrize("text", ["429 Too Many Requests", "HTTP 503 Service Unavailable", "503"])
+def test_token_authority_that_has_no_time_is_asked_again(text: str) -> None:
+    assert answer(ROWS, understand(text, Stage.TOKEN), Stage.TOKEN).action is Action.RETRY
+
+
+@pytest.mark.parametrize("stage", [Stage.MAIL, Stage.DATA])
+def test_status_that_only_http_has_is_smtps_where_smtp_was_spoken(stage: Stage) -> None:
+    """SendGrid's relay answers so."""
+    assert isinstance(understand("403 You are not authorized to send from that email address", stage), Reply)
+
+
 @pytest.mark.parametrize(
     ("text", "stage", "status", "codes"),
     [
@@ -75,6 +99,7 @@ def test_error_of_a_token_authority_is_found(text: str, error: str, hints: tuple
         pytest.param("HTTP/1.1 503 Service Unavailable", None, 503, (), id="status-line"),
         pytest.param("503 Service Unavailable", None, 503, (), id="status-by-its-words"),
         pytest.param("HTTP status code: 500", None, 500, (), id="status-in-words"),
+        pytest.param("HTTP 503 Service Unavailable", Stage.GRAPH, 503, (), id="status-line-with-its-stage"),
         pytest.param("ErrorSendAsDenied", None, 0, ("ErrorSendAsDenied",), id="code"),
         pytest.param("Made.Up", Stage.GRAPH, 0, ("Made.Up",), id="code-that-nobody-knows"),
         pytest.param("Access to OData is disabled: [RAOP]", None, 0, ("ErrorAccessDenied",), id="access-policy"),

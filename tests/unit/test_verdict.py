@@ -255,6 +255,36 @@ def test_temporary_reply_without_words_never_fails_anything(
     assert found.action is not Action.FAIL or found.row == "expired-there"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "421-4.7.0 [192.0.2.1] Our system has detected that this message is suspicious. - gsmtp",
+        "421-4.7.0 [192.0.2.1] To best protect our users from spam, the message has been blocked. - gsmtp",
+        "451 4.7.1 SpamAssassin temporarily unavailable, try again later",
+        "451 4.7.1 Temporary failure: virus scanner not responding",
+        "450 4.7.1 Message temporarily deferred: spam check pending",
+        "451 Administrative prohibition, try later",
+        "450 4.7.1 <robot@contoso.com>: Sender address rejected: not allowed at this time",
+    ],
+)
+def test_servers_opinion_for_now_fails_no_mail(text: str) -> None:
+    assert said(Stage.DATA, text).action is Action.RETRY
+
+
+@given(st.sampled_from([Stage.CONNECT, Stage.AUTH]), mechanisms, st.integers(400, 599), enhanced, fragments)
+def test_no_mail_is_to_blame_before_there_is_one(
+    stage: Stage, mechanism: str, code: int, written: str, text: str
+) -> None:
+    found = of_reply(ROWS, stage, Reply.of(code, [written + text]), mechanism)
+    assert found.action not in (Action.FAIL, Action.SPLIT)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.speaks_of_replies], ids=lambda row: row.verdict.row)
+@pytest.mark.parametrize("stage", [Stage.CONNECT, Stage.AUTH])
+def test_no_row_blames_a_mail_before_there_is_one(row: Row, stage: Stage) -> None:
+    assert said(stage, row.example).action not in (Action.FAIL, Action.SPLIT)
+
+
 @given(stages, mechanisms, st.sampled_from(PERMANENT_CODES), st.text(max_size=20))
 def test_unknown_permanent_reply_is_not_tried_again(stage: Stage | None, mechanism: str, code: int, text: str) -> None:
     found = of_reply(ROWS, stage, Reply.of(code, [text]), mechanism)
@@ -298,7 +328,7 @@ def test_error_decides_whether_to_try_again_and_the_number_picks_the_words(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "action"), [(418, "message-permanent", Action.FAIL), (599, "in-doubt", Action.DOUBT)]
+    ("status", "kind", "action"), [(418, "message-permanent", Action.FAIL), (599, "transient/in-doubt", Action.DOUBT)]
 )
 def test_unknown_answer_of_graph_is_judged_by_its_status(status: int, kind: str, action: Action) -> None:
     found = of_graph(ROWS, status, ("NeverHeardOf",))

@@ -23,8 +23,8 @@ _OAUTH = re.compile(
     r"|bad_verification_code|authorization_declined|unknown_authority)\b"
 )
 _GRAPH_CODE = re.compile(
-    r"\b(Error[A-Z][A-Za-z0-9]+|Mailbox(?:Not|Info|Concurrency)[A-Za-z]*|Application(?:Throttled)|InvalidAuthenticationToken"
-    r"|Authorization_[A-Za-z]+|Request_[A-Za-z]+|Directory_[A-Za-z]+|ResourceNotFound|TooManyRequests|AccessDenied"
+    r"\b(Error(?!InProcessing\b)[A-Z][A-Za-z0-9]+|Mailbox(?:Not|Info|Concurrency)[A-Za-z]*|Application(?:Throttled)|InvalidAuthenticationToken"
+    r"|AuthenticationUnauthorized|NoPermissionsInAccessToken|Authorization_[A-Za-z]+|Request_[A-Za-z]+|Directory_[A-Za-z]+|ResourceNotFound|TooManyRequests|AccessDenied"
     r"|[sS]erviceNotAvailable|ServiceUnavailable|CommandConcurrencyLimitReached|UnknownError|RequestBodyRead|UnableToDeserializePostBody|BadRequest|malwareDetected"
     r"|quotaLimitReached|activityLimitReached|generalException|unauthenticated|InternalServerError|itemNotFound"
     r"|InvalidInternetMessageHeader|RequestEntityTooLarge|OrganizationFromTenantGuidNotFound)\b"
@@ -42,15 +42,21 @@ _STATUS_WORDS = {
     504: "gateway time",
 }
 _NO_SMTP_CODE = frozenset({400, 401, 403, 404, 405, 406, 408, 409, 410, 411, 412, 413, 415, 422, 423, 425, 429, 509})
+_LATER = frozenset({429, 500, 502, 503, 504})
 
 _LINE_END = re.compile(r"\r\n|\r|\n|\\r\\n|\\n")
 _REPLY = re.compile(r"[2-5]\d\d(?=[ -]|$)")
 _INSIDE = re.compile(
     r"(?<![\d.])[245]\d\d[ -]#?[245]\.\d{1,3}\.\d{1,3}\b"
-    r"|(?:(?<=[:;'\"(>] )|(?<=[;'\"(>]))[245]\d\d[ -][A-Za-z<]"
+    r"|(?:(?<=[:;'\"(>] )|(?<=[;'\"(>])|(?<=with )|(?<=said )|(?<=returned )|(?<=got ))[245]\d\d[ -][A-Za-z<]"
 )
+# Clients put something between the code and the words: 535: 5.7.3 …, (535, b'5.7.3 …'), (535); Msg: b'5.7.3 …', [550] …
+_CODE_APART = re.compile(r"\b([45]\d\d)(?:: |\)?[,;] ?(?:Msg: )?b?['\"]| \(|\] )")
 _LOOSE_CODE = re.compile(r"(?<![\d.])([245])(\.\d{1,3}\.\d{1,3})(?![\d.])")
 _BASE_CODE = {"2": 250, "4": 451, "5": 550}
+_SPOKEN_CODES = (_BASE_CODE["5"], _BASE_CODE["4"])
+_FEWEST_WORDS = 4
+_SMTP_STAGES = frozenset({Stage.CONNECT, Stage.AUTH, Stage.MAIL, Stage.RCPT, Stage.DATA})
 
 
 _FIRST_REFUSAL = 400
@@ -95,7 +101,7 @@ def understand(text: str, stage: Stage | None = None) -> Question:
     text = text.strip().strip("'\"` ")
     if not text:
         raise ValueError("there is nothing to explain")
-    found = _json(text) or _token(text, stage) or _graph(text, stage) or _reply(text)
+    found = _json(text) or _token(text, stage) or _graph(text, stage) or _reply(text) or _words(text)
     if found is None:
         raise ValueError(
             "this is no reply of a mail server (it would begin like 550 5.1.1), no Entra error (AADSTS...) and no "
@@ -159,7 +165,7 @@ def _codes(error: Mapping[str, object]) -> Iterator[str]:
 
 
 def _token(text: str, stage: Stage | None) -> TokenRefused | None:
-    if _said_by_smtp(text):
+    if stage is not Stage.TOKEN and _said_by_smtp(text):
         return None
     numbers = _numbers(text)
     if not numbers and (bare := _NUMBER.fullmatch(text)):
@@ -167,7 +173,10 @@ def _token(text: str, stage: Stage | None) -> TokenRefused | None:
     error = _OAUTH.search(text)
     if numbers or error:
         return TokenRefused(error[1] if error else "", text, numbers)
-    return TokenRefused(_first_word(text), text) if stage is Stage.TOKEN else None
+    if stage is not Stage.TOKEN:
+        return None
+    later = _http_status(text, Stage.GRAPH) in _LATER
+    return TokenRefused("temporarily_unavailable" if later else _first_word(text), text)
 
 
 def _said_by_smtp(text: str) -> bool:
@@ -194,7 +203,9 @@ def _first_word(text: str) -> str:
 
 
 def _http_status(text: str, stage: Stage | None) -> int | None:
-    if http := _HTTP.match(text):
+    if stage in _SMTP_STAGES:
+        return None
+    if (http := _HTTP.match(text)) and not EnhancedStatusCode.quoted(text):
         return int(http[1])
     bare = _STATUS.match(text)
     if bare is None or EnhancedStatusCode.quoted(text):
@@ -209,9 +220,19 @@ def _reply(text: str) -> Reply | None:
     first = lines[0].lstrip("#<> ")
     if _REPLY.match(first):
         return Reply.parse("\n".join([first, *lines[1:]]))
-    joined = " ".join(lines)
+    joined = _CODE_APART.sub(r"\1 ", " ".join(lines))
     if inside := _INSIDE.search(joined):
         return Reply.parse(joined[inside.start() :].strip("'\"> "))
     if loose := _LOOSE_CODE.search(joined):  # reports and exceptions often leave out the reply code
         return Reply.parse(f"{_BASE_CODE[loose[1]]} {joined[loose.start() :]}")
     return None
+
+
+def _words(text: str) -> Reply | None:
+    """Reports for people leave all codes out; what a row knows by its words it knows without them."""
+    words = " ".join(text.split())
+    if words.count(" ") + 1 < _FEWEST_WORDS:
+        return None
+    rows = [row for row in verdicts.catalogue("hve", "exchange-online", "providers") if row.words or row.pattern]
+    replies = (Reply(code, None, words) for code in _SPOKEN_CODES)
+    return next((reply for reply in replies if any(row.matches_reply(None, reply, "") for row in rows)), None)

@@ -68,6 +68,11 @@ class Action(StrEnum):
     NONE = "none"
 
 
+# No mail can be to blame for what is said before there is one; else all that wait would fail, one after the other.
+_BEFORE_ANY_MAIL = frozenset({Stage.CONNECT, Stage.AUTH})
+_OF_A_MAIL = frozenset({Action.FAIL, Action.SPLIT})
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a reply or a fault means.
@@ -184,7 +189,8 @@ def of_reply(rows: Sequence[Row], stage: Stage | None, reply: Reply, mechanism: 
         reply: what the server said.
         mechanism: of authentication, in lower case, if that was the stage.
     """
-    row = next((row for row in rows if row.matches_reply(stage, reply, mechanism)), None)
+    apt = (row for row in rows if row.verdict.action not in _OF_A_MAIL) if stage in _BEFORE_ANY_MAIL else rows
+    row = next((row for row in apt if row.matches_reply(stage, reply, mechanism)), None)
     return row.verdict if row else _by_digit(stage, reply)
 
 
@@ -393,7 +399,7 @@ def _graph_unknown(status: int) -> Verdict:
             source="RFC:9110",
         )
     return Verdict(
-        "in-doubt",
+        "transient/in-doubt",
         Scope.MESSAGE,
         Action.DOUBT,
         "Microsoft Graph gave an answer that leaves open whether the mail was accepted.",
