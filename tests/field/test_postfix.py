@@ -280,6 +280,7 @@ async def test_mailbox_that_is_too_quick_for_the_server_rests(
 async def test_server_that_restarts_under_load_loses_nothing_and_doubles_nothing(
     mail_server: Postfix, opened: Opening, ca_file: Path
 ) -> None:
+    """What it is ended over between the final dot and its reply is in doubt: nobody can know."""
     async with opened(by_password(mail_server, ca_file)) as postlane:
 
         async def outages() -> None:
@@ -291,8 +292,13 @@ async def test_server_that_restarts_under_load_loses_nothing_and_doubles_nothing
         trouble = asyncio.create_task(outages())
         results = await postlane.flood(200)
         await trouble
-    assert {result.status for result in results} == {DeliveryStatus.ACCEPTED}
-    assert once(mail_server, 200)
+    accepted = {str(result.message_id) for result in results if result.status is DeliveryStatus.ACCEPTED}
+    doubtful = {str(result.message_id) for result in results if result.status is DeliveryStatus.IN_DOUBT}
+    assert len(accepted) + len(doubtful) == 200
+    assert len(doubtful) <= 3 * 4, "three outages, four connections"
+    taken = Counter(str(mail.mail["Message-ID"]) for mail in mail_server.inbox.wait(len(accepted)))
+    assert accepted <= taken.keys() <= accepted | doubtful
+    assert set(taken.values()) == {1}
 
 
 async def test_idle_sessions_that_the_server_closes_cost_nothing(
