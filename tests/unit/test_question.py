@@ -32,6 +32,8 @@ ROWS = catalogue()
         pytest.param("The server response was: 5.7.57 Client not authenticated", 550, "5.7.57", id="dot-net"),
         pytest.param("5.7.705 Access denied, tenant has exceeded threshold", 550, "5.7.705", id="code-left-out"),
         pytest.param("4.3.111 Temporary server error", 451, "4.3.111", id="temporary-code-left-out"),
+        pytest.param("ErrorInfo: 535 Incorrect authentication data", 535, None, id="phpmailer"),
+        pytest.param('{"level":"error","error":"504 5.7.4 Unrecognized authentication type"}', 504, "5.7.4", id="log"),
         pytest.param("Status code: 550 5.1.1", 550, "5.1.1", id="status-code-in-a-report"),
         pytest.param(
             "AuthenticationException: ErrorInProcessing: 4.7.0 Temporary server error. PRX4", 451, "4.7.0", id="mailkit"
@@ -80,7 +82,7 @@ def test_error_of_a_token_authority_is_found(text: str, error: str, hints: tuple
     assert (found.error, found.hints) == (error, hints)
 
 
-@pytest.mark.parametrize("text", ["429 Too Many Requests", "HTTP 503 Service Unavailable", "503"])
+@pytest.mark.parametrize("text", ["429 Too Many Requests", "HTTP 503 Service Unavailable", "503", "Read timed out"])
 def test_token_authority_that_has_no_time_is_asked_again(text: str) -> None:
     assert answer(ROWS, understand(text, Stage.TOKEN), Stage.TOKEN).action is Action.RETRY
 
@@ -100,6 +102,12 @@ def test_status_that_only_http_has_is_smtps_where_smtp_was_spoken(stage: Stage) 
         pytest.param("503 Service Unavailable", None, 503, (), id="status-by-its-words"),
         pytest.param("HTTP status code: 500", None, 500, (), id="status-in-words"),
         pytest.param("HTTP 503 Service Unavailable", Stage.GRAPH, 503, (), id="status-line-with-its-stage"),
+        pytest.param("ServiceException: Code: 429", None, 429, (), id="csharp"),
+        pytest.param("The remote server returned an error: (403) Forbidden.", None, 403, (), id="dot-net"),
+        pytest.param(
+            "503 ServiceUnavailable ErrorServerBusy", None, 503, ("ServiceUnavailable", "ErrorServerBusy"), id="both"
+        ),
+        pytest.param("At least one recipient isn't valid.", None, 0, ("ErrorInvalidRecipients",), id="words-alone"),
         pytest.param("ErrorSendAsDenied", None, 0, ("ErrorSendAsDenied",), id="code"),
         pytest.param("Made.Up", Stage.GRAPH, 0, ("Made.Up",), id="code-that-nobody-knows"),
         pytest.param("Access to OData is disabled: [RAOP]", None, 0, ("ErrorAccessDenied",), id="access-policy"),

@@ -271,6 +271,24 @@ def test_servers_opinion_for_now_fails_no_mail(text: str) -> None:
     assert said(Stage.DATA, text).action is Action.RETRY
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "554 5.6.0 Corrupt message content; Subject: Basic authentication is disabled, act now",
+        "554 5.6.0 Corrupt message content; subject 'SmtpClientAuthentication is disabled for the Tenant'",
+        '554 5.6.0 Corrupt message content; subject "mailbox quota exceeded"',
+    ],
+)
+def test_subject_that_is_quoted_is_no_reason(text: str) -> None:
+    assert said(Stage.DATA, text).scope is Scope.MESSAGE
+
+
+@given(mechanisms, st.sampled_from(["1.1", "1.2", "1.3", "1.6", "1.10", "2.1"]), fragments)
+def test_what_is_said_of_a_recipient_stops_no_mailbox(mechanism: str, code: str, text: str) -> None:
+    found = of_reply(ROWS, Stage.RCPT, Reply.of(550, [f"5.{code} {text}"]), mechanism)
+    assert found.scope not in (Scope.MAILBOX, Scope.APP, Scope.TENANT)
+
+
 @given(st.sampled_from([Stage.CONNECT, Stage.AUTH]), mechanisms, st.integers(400, 599), enhanced, fragments)
 def test_no_mail_is_to_blame_before_there_is_one(
     stage: Stage, mechanism: str, code: int, written: str, text: str

@@ -23,16 +23,34 @@ _OAUTH = re.compile(
     r"|bad_verification_code|authorization_declined|unknown_authority)\b"
 )
 _GRAPH_CODE = re.compile(
-    r"\b(Error(?!InProcessing\b)[A-Z][A-Za-z0-9]+|Mailbox(?:Not|Info|Concurrency)[A-Za-z]*|Application(?:Throttled)|InvalidAuthenticationToken"
+    r"\b(Error(?!(?:InProcessing|Code|Message|Info|Details|Text|Description|Number|Record|Action|Id)\b)[A-Z][A-Za-z0-9]+|Mailbox(?:Not|Info|Concurrency)[A-Za-z]*|Application(?:Throttled)|InvalidAuthenticationToken"
     r"|AuthenticationUnauthorized|NoPermissionsInAccessToken|Authorization_[A-Za-z]+|Request_[A-Za-z]+|Directory_[A-Za-z]+|ResourceNotFound|TooManyRequests|AccessDenied"
     r"|[sS]erviceNotAvailable|ServiceUnavailable|CommandConcurrencyLimitReached|UnknownError|RequestBodyRead|UnableToDeserializePostBody|BadRequest|malwareDetected"
     r"|quotaLimitReached|activityLimitReached|generalException|unauthenticated|InternalServerError|itemNotFound"
     r"|InvalidInternetMessageHeader|RequestEntityTooLarge|OrganizationFromTenantGuidNotFound)\b"
 )
-_NO_ODATA = "access to odata is disabled"  # how an application access policy says no
+# What Graph's error.message says, for logs that leave out error.code.
+_GRAPH_WORDS = {
+    "access to odata is disabled": "ErrorAccessDenied",  # how an application access policy says no
+    "access is denied. check credentials": "ErrorAccessDenied",
+    "does not have the right to send mail on behalf of": "ErrorSendAsDenied",
+    "at least one recipient isn't valid": "ErrorInvalidRecipients",
+    "at least one recipient is not valid": "ErrorInvalidRecipients",
+    "the mailbox is either inactive, soft-deleted": "MailboxNotEnabledForRESTAPI",
+    "rest api is not yet supported for this mailbox": "MailboxNotEnabledForRESTAPI",
+}
+_MSAL = re.compile(r"\bmsal|Msal(?:Service|Client)Exception", re.IGNORECASE)
+_NO_NETWORK = re.compile(
+    r"network_error|service_not_available|timed? ?out|connection (?:refused|reset|aborted|error)|max retries exceeded"
+    r"|name or service not known|could not resolve|getaddrinfo|failed to establish",
+    re.IGNORECASE,
+)
 _EXCHANGE_CLASS = re.compile(r"STOREDRV|RESOLVER\.|Mapi[A-Z]")
 _HTTP = re.compile(
-    r"(?:HTTP(?:/[\d.]+)?(?: (?:status|error|response))?|status)(?: code)?:? ?([1-5]\d\d)\b", re.IGNORECASE
+    r"(?:HTTP(?:/[\d.]+)?(?: (?:status|error|response))?|status)(?: code)?:? ?([1-5]\d\d)\b"
+    r"|.{0,80}?remote server returned an error: \(([1-5]\d\d)\)"
+    r"|.{0,40}?ServiceException: Code: ([1-5]\d\d)\b",
+    re.IGNORECASE,
 )
 _STATUS = re.compile(r"([1-5]\d\d)\b")
 _STATUS_WORDS = {
@@ -143,14 +161,15 @@ def _json(text: str) -> Question | None:
     except (ValueError, RecursionError):
         return None
     match body:
-        case {"error": str(error)}:
+        case {"error": str(error)} if " " not in error.strip():  # else it is the line of a log
             description = str(body.get("error_description") or "")
             listed = body.get("error_codes")
             numbers = [int(code) for code in listed if isinstance(code, int)] if isinstance(listed, list) else []
             return TokenRefused(error, description, tuple(dict.fromkeys((*numbers, *_numbers(description)))))
         case {"error": {"code": str()} as error}:
             status = _STATUS.match(text) or _HTTP.search(text[:start])
-            return GraphAnswer(int(status[1]) if status else 0, tuple(_codes(error)), str(error.get("message") or ""))
+            number = int(next(filter(None, status.groups()))) if status else 0
+            return GraphAnswer(number, tuple(_codes(error)), str(error.get("message") or ""))
         case _:
             return None
 
@@ -173,9 +192,12 @@ def _token(text: str, stage: Stage | None) -> TokenRefused | None:
     error = _OAUTH.search(text)
     if numbers or error:
         return TokenRefused(error[1] if error else "", text, numbers)
+    silent = _NO_NETWORK.search(text) is not None
     if stage is not Stage.TOKEN:
-        return None
-    later = _http_status(text, Stage.GRAPH) in _LATER
+        return TokenRefused("temporarily_unavailable", text) if silent and _MSAL.search(text) else None
+    if "unable to get authority configuration" in text.lower():
+        return TokenRefused("unknown_authority", text)
+    later = silent or _http_status(text, Stage.GRAPH) in _LATER
     return TokenRefused("temporarily_unavailable" if later else _first_word(text), text)
 
 
@@ -190,10 +212,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _graph(text: str, stage: Stage | None) -> GraphAnswer | None:
     codes = () if _EXCHANGE_CLASS.search(text) else tuple(dict.fromkeys(_GRAPH_CODE.findall(text)))
-    if not codes and _NO_ODATA in text.lower():
-        codes = ("ErrorAccessDenied",)
+    if not codes and not EnhancedStatusCode.quoted(text):
+        codes = tuple(code for words, code in _GRAPH_WORDS.items() if words in text.lower())[:1]
     status = _http_status(text, stage)
-    if status is not None or (codes and not _said_by_smtp(text)):
+    named = any(code.startswith("Error") for code in codes) and not EnhancedStatusCode.quoted(text)
+    named = named and stage not in _SMTP_STAGES
+    if status is not None or named or (codes and not _said_by_smtp(text)):
         return GraphAnswer(status or 0, codes, text)
     return GraphAnswer(0, (_first_word(text),), text) if stage is Stage.GRAPH else None
 
@@ -206,12 +230,13 @@ def _http_status(text: str, stage: Stage | None) -> int | None:
     if stage in _SMTP_STAGES:
         return None
     if (http := _HTTP.match(text)) and not EnhancedStatusCode.quoted(text):
-        return int(http[1])
+        return int(http[1] or http[2] or http[3])
     bare = _STATUS.match(text)
     if bare is None or EnhancedStatusCode.quoted(text):
         return None
     status = int(bare[1])
-    spoken = _STATUS_WORDS.get(status, "\0") in text.lower()
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()
+    spoken = _STATUS_WORDS.get(status, "\0") in words
     return status if stage is Stage.GRAPH or status in _NO_SMTP_CODE or spoken else None
 
 
@@ -235,4 +260,4 @@ def _words(text: str) -> Reply | None:
         return None
     rows = [row for row in verdicts.catalogue("hve", "exchange-online", "providers") if row.words or row.pattern]
     replies = (Reply(code, None, words) for code in _SPOKEN_CODES)
-    return next((reply for reply in replies if any(row.matches_reply(None, reply, "") for row in rows)), None)
+    return next((it for it in replies if any(row.matches_reply(None, verdicts.essence(it), "") for row in rows)), None)

@@ -68,9 +68,18 @@ class Action(StrEnum):
     NONE = "none"
 
 
+# Names are no statements: a recipient spam@..., a server mx-spf.example, a subject that is quoted.
+_ADDRESS = re.compile(r"(?<![^\s<>()\[\]:;,\"'`=])[^\s<>()\[\]:;,\"'`=@]+@[\w-]+(?:\.[\w-]+)+")
+_OWN_NAME = re.compile(r"^(?:[\w-]+\.)+(?:[a-z]{2,}|[A-Z]{2,})(?=:? )")
+_SUBJECT = re.compile(r"\bsubject( line)?\b\W{0,3}(['\"]).*?\2|\bsubject:\s.*", re.IGNORECASE)
+
 # No mail can be to blame for what is said before there is one; else all that wait would fail, one after the other.
 _BEFORE_ANY_MAIL = frozenset({Stage.CONNECT, Stage.AUTH})
 _OF_A_MAIL = frozenset({Action.FAIL, Action.SPLIT})
+
+# What is said of a recipient's address or mailbox must not stop ours: "550 5.2.1 account is suspended".
+_RECIPIENTS_OWN = frozenset(EnhancedStatusCode(5, *said) for said in ((1, 1), (1, 2), (1, 3), (1, 6), (1, 10), (2, 1)))
+_OURS = frozenset({Scope.MAILBOX, Scope.APP, Scope.TENANT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +198,20 @@ def of_reply(rows: Sequence[Row], stage: Stage | None, reply: Reply, mechanism: 
         reply: what the server said.
         mechanism: of authentication, in lower case, if that was the stage.
     """
-    apt = (row for row in rows if row.verdict.action not in _OF_A_MAIL) if stage in _BEFORE_ANY_MAIL else rows
-    row = next((row for row in apt if row.matches_reply(stage, reply, mechanism)), None)
+    said = essence(reply)
+    apt = rows
+    if stage in _BEFORE_ANY_MAIL:
+        apt = [row for row in rows if row.verdict.action not in _OF_A_MAIL]
+    elif stage is Stage.RCPT and reply.enhanced in _RECIPIENTS_OWN:
+        apt = [row for row in rows if row.verdict.scope not in _OURS]
+    row = next((row for row in apt if row.matches_reply(stage, said, mechanism)), None)
     return row.verdict if row else _by_digit(stage, reply)
+
+
+def essence(reply: Reply) -> Reply:
+    """The reply without what it merely names or quotes, so that no row takes a name for a reason."""
+    text = _OWN_NAME.sub("host", _ADDRESS.sub("a@b.c", reply.text))
+    return replace(reply, text=_SUBJECT.sub("subject", text))
 
 
 def of_refusal(rows: Sequence[Row], refused: Refused) -> Verdict:
