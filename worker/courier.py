@@ -40,6 +40,7 @@ from worker.domain.decision import (
     reject,
     suppress,
     while_busy,
+    while_full,
     while_held,
     while_kept,
     while_paced,
@@ -92,6 +93,7 @@ from worker.ports import (
     FileMissing,
     Files,
     Finished,
+    Full,
     Hold,
     Ledger,
     Observe,
@@ -362,6 +364,8 @@ class Courier:
         match await self.gate.admit(mailbox, _demand(case, envelope, mailbox), case.now):
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
+            case Full(slot, verdict):
+                return _Elsewhere(while_full(trial, verdict, slot), Unavailable(verdict, slot))
             case Paced(slot, verdict):
                 return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
@@ -479,7 +483,7 @@ class Courier:
         for stage, reply in judgement.unknown:
             self.observe(UnknownReply(admission.mailbox, stage, str(reply)))
         reached = submission.stage if isinstance(submission, Refused | Broken) else None
-        ours = isinstance(submission, Broken) and submission.fault is Fault.INTERNAL
+        ours = isinstance(submission, Broken) and (submission.fault is Fault.INTERNAL or unasked(submission))
         shared = partial(whose, way=trial.route.mailbox, sender=envelope.mail_from, stage=reached)
         until = await self._rest(admission, judgement, trial, shared, tried=not ours)
         decision = after_attempt(trial, judgement, until)
@@ -494,9 +498,7 @@ class Courier:
         verdict = judgement.pause or judgement.punished
         if verdict is None:
             said, used = judgement.verdict, trial.route.mailbox
-            for name in await self.gate.cleared(
-                admission, tried=tried, accepted=judgement.accepted, said=said, by=used
-            ):
+            for name in await self.gate.cleared(admission, tried=tried, accepted=judgement.counted, said=said, by=used):
                 self.observe(MailboxResumed(name))
             return None
         if name := shared(verdict):

@@ -240,6 +240,11 @@ class Paced:
 
 
 @dataclass(frozen=True, slots=True)
+class Full(Paced):
+    """The same of limits of an hour or a day; there may be room before, if somebody raises them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What one attempt asks of a mailbox.
 

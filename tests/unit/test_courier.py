@@ -48,7 +48,7 @@ from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
 from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
-from worker.ports import FileMissing, HandingOver, Hold, Paced, StoreDown
+from worker.ports import FileMissing, Full, HandingOver, Hold, Paced, StoreDown
 
 EVE = parse("eve@fabrikam.com")
 KEY = Key("contoso", "reset-7f3a")
@@ -657,11 +657,60 @@ async def test_paused_mailbox_is_told_again_when_the_reason_changes(house: House
     assert second.reason.kind == "auth-config"
 
 
-async def test_pause_beyond_the_expiry_ends_the_notification_at_once(house: House) -> None:
+async def test_pause_beyond_the_expiry_keeps_the_notification_until_then(house: House) -> None:
+    """Somebody may mend the mailbox before."""
     house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
-    decision = await house.deliver(expires_at=(NOON + timedelta(minutes=10)).isoformat())
+    expires_at = NOON + timedelta(minutes=10)
+    decision = await house.deliver(expires_at=expires_at.isoformat())
+    assert only(decision).status is DeliveryStatus.DEFERRED
+    looks = []
+    while not decision.final:
+        looks.append(when(decision))
+        house.clock.now = when(decision)
+        decision = await house.deliver(decision.carry, expires_at=expires_at.isoformat())
+    assert [look - NOON for look in looks[-1:]] == [timedelta(minutes=9, seconds=59)]
     assert only(decision).status is DeliveryStatus.EXPIRED
     assert house.transport.sent == []
+
+
+async def test_mailbox_that_is_mended_before_the_expiry_sends_what_waits_for_it(house: House) -> None:
+    house.gate.holds["platform"] = Hold(NOON + timedelta(hours=1), THROTTLED)
+    expires_at = (NOON + timedelta(minutes=10)).isoformat()
+    waiting = await house.deliver(expires_at=expires_at)
+    house.clock.now = when(waiting)
+    del house.gate.holds["platform"]
+    assert only(await house.deliver(waiting.carry, expires_at=expires_at)).status is DeliveryStatus.ACCEPTED
+
+
+async def test_wait_for_a_limit_of_the_day_is_not_ended_by_the_retry_horizon(house: House) -> None:
+    """Nothing was tried; and from then on it has all its attempts before it."""
+    house.gate.holds["platform"] = Full(NOON + timedelta(hours=24, minutes=5), THROTTLED)
+    waiting = await house.deliver()
+    assert only(waiting).status is DeliveryStatus.DEFERRED
+    while house.clock.now < NOON + timedelta(hours=24, minutes=5):
+        house.clock.now = when(waiting)
+        waiting = await house.deliver(waiting.carry)
+        if house.transport.sent:
+            break
+        assert waiting.results == ()
+    assert only(waiting).status is DeliveryStatus.ACCEPTED
+
+
+async def test_raised_limit_is_noticed_within_twenty_minutes(house: House) -> None:
+    house.gate.holds["platform"] = Full(NOON + timedelta(hours=24), THROTTLED)
+    waiting = await house.deliver()
+    assert when(waiting) <= NOON + timedelta(minutes=20)
+    house.clock.now = when(waiting)
+    del house.gate.holds["platform"]
+    assert only(await house.deliver(waiting.carry)).status is DeliveryStatus.ACCEPTED
+
+
+async def test_mail_that_waited_for_a_limit_is_tried_as_often_as_any_other(house: House) -> None:
+    house.gate.holds["platform"] = Paced(NOON + timedelta(hours=30), THROTTLED)
+    waiting = await house.deliver()
+    house.clock.now = when(waiting)
+    house.transport.answer = lambda _: Refused(Stage.DATA, Reply.parse("451 4.3.0 try later"))
+    assert only(await house.deliver(waiting.carry)).status is DeliveryStatus.DEFERRED
 
 
 async def test_mailbox_that_works_again_is_announced(house: House) -> None:

@@ -131,9 +131,18 @@ def test_those_who_are_held_do_not_come_back_in_one_moment_either() -> None:
 
 @pytest.mark.parametrize("spare", [timedelta(), timedelta(microseconds=1)], ids=["none", "a-moment"])
 def test_next_attempt_at_the_very_moment_of_expiry_is_too_late(spare: timedelta) -> None:
-    sent = notification(expires_at=NOON + HOUR + spare)
-    decision = after_attempt(trial(case(sent), dice=0.0), throttled(JANA), NOON + HOUR)
+    wait = wait_after(RetryPolicy(), 1, 0.0)
+    sent = notification(expires_at=NOON + wait + spare)
+    decision = after_attempt(trial(case(sent), dice=0.0), deferred(JANA), None)
     assert (decision.final is None) == bool(spare)
+
+
+@pytest.mark.parametrize("left", [timedelta(seconds=1), timedelta(seconds=2)], ids=["none", "some"])
+def test_rest_beyond_the_expiry_is_looked_at_until_the_last_second(left: timedelta) -> None:
+    sent = notification(expires_at=NOON + left)
+    decision = after_attempt(trial(case(sent), dice=0.0), throttled(JANA), NOON + HOUR)
+    assert (decision.final is None) == (left > timedelta(seconds=1))
+    assert decision.results[0].next_attempt_at in (None, NOON + timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +235,9 @@ def test_held_message_is_reported_again_for_another_reason() -> None:
 
 def test_held_beyond_its_time_a_message_is_given_up_even_if_the_reason_was_told() -> None:
     told = case(progress=progress(told="throttled-mailbox", settled={JANA: outcome(A)}), sent=to(JANA, OMAR))
-    decision = while_held(trial(told, tried=(OMAR,)), THROTTLED, NOON + timedelta(days=2))
+    rest, last = NOON + timedelta(days=2), NOON + RetryPolicy().horizon - timedelta(seconds=1)
+    assert isinstance(while_held(trial(told, tried=(OMAR,)), THROTTLED, rest).disposition, WaitUntil)
+    decision = while_held(trial(told, tried=(OMAR,), now=last), THROTTLED, rest)
     (result,) = decision.results
     assert result.status is DeliveryStatus.PARTIALLY_ACCEPTED
     assert [each.status for each in result.recipients] == [A, F]
@@ -251,6 +262,12 @@ def trials(draw: st.DrawFn) -> tuple[Trial, Judgement, datetime | None]:
         paused_until = now + draw(st.timedeltas(timedelta(seconds=1), timedelta(hours=4)))
     dice = draw(st.floats(0, 1, exclude_max=True))
     return trial(case(sent, progress=before, now=now), tried=tried, now=now, dice=dice), judgement, paused_until
+
+
+def last_look(tried: Trial) -> datetime:
+    """Before the retry horizon or the expiry."""
+    horizon, expires_at = tried.case.progress.first_seen + tried.policy.horizon, tried.case.notification.expires_at
+    return (min(horizon, expires_at) if expires_at else horizon) - timedelta(seconds=1)
 
 
 def kept(decision: Decision) -> Progress | None:
@@ -295,7 +312,7 @@ def test_next_attempt_lies_ahead_and_within_horizon_and_expiry(
         assert when > tried.now
         assert when < tried.case.progress.first_seen + tried.policy.horizon
         assert not tried.case.notification.expired(when)
-        assert paused_until is None or when >= paused_until
+        assert paused_until is None or when >= min(paused_until, last_look(tried))
 
 
 @settings(max_examples=200)
@@ -340,7 +357,7 @@ def test_wait_for_a_paused_mailbox_changes_nothing_but_what_was_told(
     if isinstance(decision.disposition, WaitUntil):
         assert after is not None
         assert (after.attempts, after.settled, after.first_seen) == (before.attempts, before.settled, before.first_seen)
-        assert decision.disposition.when >= min(until, tried.now + LOOK)
+        assert decision.disposition.when >= min(until, tried.now + LOOK, last_look(tried))
         assert decision.final is None
         assert len(decision.results) == (0 if before.told == THROTTLED.kind else 1)
     else:

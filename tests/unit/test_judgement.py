@@ -13,7 +13,7 @@ from tests.factories import JANA, OMAR
 from worker.domain.delivery import Accepted, Broken, Fault, HandedOver, Outcome, Refused, Stage, TokenRefused
 from worker.domain.judgement import Judgement, judge
 from worker.domain.reply import Reply
-from worker.domain.verdict import Action, catalogue
+from worker.domain.verdict import Action, Scope, catalogue
 
 ROWS = catalogue()
 EVE = parse("eve@fabrikam.com")
@@ -234,3 +234,36 @@ def test_trouble_always_comes_with_an_explanation(
     well = all(each.status in (A, H) for each in found.outcomes.values())
     assert (found.verdict is None) == well
     assert all(bool(each.verdict) == (each.status not in (A, H)) for each in found.outcomes.values())
+
+
+def test_token_that_was_replaced_and_is_refused_again_rests_the_mailbox() -> None:
+    refused = Refused(Stage.AUTH, Reply.parse("535 5.7.3 The token has expired"), mechanism="xoauth2")
+    for said in (
+        refused,
+        Refused(Stage.GRAPH, Reply.parse("401 InvalidAuthenticationToken: Access token has expired.")),
+    ):
+        found = judge(said, (JANA,), catalogue(), OnDoubt.HOLD)
+        assert found.pause is not None
+        assert found.pause.pause == timedelta(minutes=15)
+        assert not found.spent
+
+
+@pytest.mark.parametrize("text", ["454 4.7.0 Temporary authentication failure", "421 4.3.0 closing", "451 4.3.5 what"])
+def test_login_that_is_not_possible_now_is_not_tried_by_every_mail_in_turn(text: str) -> None:
+    found = judge(Refused(Stage.AUTH, Reply.parse(text), mechanism="login"), (JANA,), catalogue(), OnDoubt.HOLD)
+    assert found.pause is not None
+    assert (found.pause.scope, found.pause.pause) == (Scope.MAILBOX, timedelta(seconds=30))
+    assert not found.spent
+
+
+def test_line_that_breaks_at_the_login_rests_the_mailbox_but_a_bug_of_ours_does_not() -> None:
+    broken = judge(Broken(Stage.AUTH, Fault.DISCONNECTED, "x"), (JANA,), catalogue(), OnDoubt.HOLD)
+    assert broken.pause is not None
+    assert judge(Broken(Stage.AUTH, Fault.INTERNAL, "x"), (JANA,), catalogue(), OnDoubt.HOLD).pause is None
+
+
+def test_whom_nobody_knows_of_counts_against_the_day() -> None:
+    broken = Broken(Stage.DOT, Fault.TIMEOUT, "x", {OMAR: UNKNOWN_USER})
+    for on_doubt in OnDoubt:
+        found = judge(broken, (JANA, OMAR), catalogue(), on_doubt)
+        assert (found.accepted, found.counted) == (0, 1)

@@ -21,6 +21,7 @@ FULL = Progress(
     group=4,
     cap=8,
     handed=frozenset({OMAR}),
+    kept_until=NOON,
 )
 
 

@@ -57,6 +57,7 @@ def unpack(packed: str, notification: Notification) -> Progress:
             slot=_moment(fields["slot"]) if fields.get("slot") else None,
             group=int(fields.get("group", 0)),
             cap=int(fields.get("cap", 0)),
+            kept_until=_moment(fields["kept"]) if "kept" in fields else None,
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a progress line of this notification") from error
@@ -78,6 +79,7 @@ def _packed(progress: Progress, positions: Mapping[AddrSpec, int], longest: int)
         "told": progress.told,
         **({"group": progress.group} if progress.group else {}),
         **({"cap": progress.cap} if progress.cap else {}),
+        **({"kept": progress.kept_until.isoformat()} if progress.kept_until else {}),
         "replies": list(replies),
         "settled": settled,
         "replays": progress.replays,

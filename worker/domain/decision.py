@@ -36,6 +36,8 @@ _KEPT = timedelta(seconds=15), timedelta(minutes=5)  # shortest and longest wait
 _NOTICED = timedelta(seconds=60)
 _NEXT_GROUP = timedelta(seconds=1)
 _LONGEST_LOOK = timedelta(minutes=5)  # at a rest that somebody may end before its time
+_LIMIT_LOOK = timedelta(minutes=15)  # at a limit that somebody may raise
+_LAST_LOOK = timedelta(seconds=1)  # before it is too late
 _SPREAD = timedelta(seconds=5)  # so that not all who waited for a mailbox come back in the same moment
 
 
@@ -219,8 +221,7 @@ def while_held(trial: Trial, verdict: Verdict, until: datetime) -> Decision:
     when, look = _after_rest(trial, until)
     if look is not None and before.told == verdict.kind:
         return Decision((), WaitUntil(look, progress))
-    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in (*trial.tried, *trial.waiting)}
-    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress, look)
+    return _waiting(trial, verdict, progress, when, look)
 
 
 def while_kept(
@@ -254,15 +255,29 @@ def while_kept(
 def while_paced(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:
     """The mailbox's limits are used up: the message has a place of its own and waits for it.
 
-    The producer is told of a wait that a person would notice, once.
+    The retry horizon does not end it, for nothing was tried. The producer is told of a wait that a person would notice,
+    once.
     """
     before = trial.case.progress
-    progress = replace(before, slot=slot)
-    when = _within(trial, slot)
+    progress = replace(before, slot=slot, kept_until=_kept_until(before, slot))
+    when = _before(trial.case.notification.expires_at, slot, trial.now)
     if when is not None and (slot - trial.now < _NOTICED or before.told == verdict.kind):
         return Decision((), WaitUntil(when, progress))
-    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in trial.tried}
-    return _decide(trial, {**before.settled, **waiting}, verdict, when, progress)
+    return _waiting(trial, verdict, progress, when)
+
+
+def while_full(trial: Trial, verdict: Verdict, slot: datetime) -> Decision:
+    """The same for the limits of an hour or a day: it looks every quarter of an hour, because somebody may raise them.
+
+    The producer is told once.
+    """
+    before = trial.case.progress
+    progress = replace(before, slot=slot, told=verdict.kind, kept_until=_kept_until(before, slot))
+    when = _before(trial.case.notification.expires_at, slot, trial.now)
+    look = min(when, trial.now + _LIMIT_LOOK * (1 + trial.dice / 5)) if when is not None else None
+    if look is not None and (slot - trial.now < _NOTICED or before.told == verdict.kind):
+        return Decision((), WaitUntil(look, progress))
+    return _waiting(trial, verdict, progress, when, look)
 
 
 def while_busy(trial: Trial) -> Decision:
@@ -276,6 +291,14 @@ def while_busy(trial: Trial) -> Decision:
     when = trial.now + pause * (1 + trial.dice)
     turn = progress.slot or trial.now
     return Decision((), WaitUntil(when, replace(progress, waits=progress.waits + 1, slot=turn)))
+
+
+def _waiting(
+    trial: Trial, verdict: Verdict, progress: Progress, when: datetime | None, look: datetime | None = None
+) -> Decision:
+    """All open recipients wait for the same reason, if there is time."""
+    waiting = {rcpt: Outcome(RecipientStatus.DEFERRED, None, verdict.kind) for rcpt in (*trial.tried, *trial.waiting)}
+    return _decide(trial, {**trial.case.progress.settled, **waiting}, verdict, when, progress, look)
 
 
 def _decide(
@@ -339,9 +362,24 @@ def _only_late(outcomes: Mapping[AddrSpec, Outcome]) -> bool:
 
 
 def _after_rest(trial: Trial, until: datetime) -> tuple[datetime | None, datetime | None]:
-    """The next attempt when a rest is over, and the next look at it; None: there is no time left."""
-    end = _within(trial, until + _SPREAD * trial.dice)
+    """The next attempt when a rest is over, and the next look at it; None: there is no time left.
+
+    A rest beyond the time that is left ends nothing before: the mailbox may be mended.
+    """
+    end = _before(_deadline(trial), until + _SPREAD * trial.dice, trial.now)
     return end, min(end, trial.now + _LONGEST_LOOK * (1 + trial.dice / 5)) if end is not None else None
+
+
+def _before(deadline: datetime | None, when: datetime, now: datetime) -> datetime | None:
+    """The moment, or the last one before it is too late; None: it is."""
+    if deadline is None or when < deadline:
+        return when
+    last = deadline - _LAST_LOOK
+    return last if last > now else None
+
+
+def _kept_until(before: Progress, until: datetime) -> datetime | None:
+    return before.kept_until if before.attempts else until
 
 
 def _next(trial: Trial, progress: Progress, judgement: Judgement) -> datetime | None:
@@ -398,8 +436,12 @@ def _regrouped(progress: Progress, tried: Sequence[AddrSpec], judgement: Judgeme
 
 def _within(trial: Trial, when: datetime) -> datetime | None:
     """The moment itself, or None if it lies beyond the retry horizon or the notification's expiry."""
+    return when if when < _deadline(trial) else None
+
+
+def _deadline(trial: Trial) -> datetime:
     limit, expires_at = _horizon(trial), trial.case.notification.expires_at
-    return when if when < (min(limit, expires_at) if expires_at else limit) else None
+    return min(limit, expires_at) if expires_at else limit
 
 
 def _expires(trial: Trial) -> bool:
@@ -409,4 +451,5 @@ def _expires(trial: Trial) -> bool:
 
 
 def _horizon(trial: Trial) -> datetime:
-    return due_since(trial.case) + trial.policy.horizon
+    begins = due_since(trial.case), trial.case.progress.kept_until
+    return max(filter(None, begins)) + trial.policy.horizon

@@ -153,6 +153,8 @@ class Progress:
 
     Attributes:
         first_seen: when a worker first took it; its Date header, and what the retry horizon counts from.
+        kept_until: when it was kept back last by limits of its mailbox, before its first attempt: the horizon counts
+            from then.
         attempts: spent so far. Waiting for a paused or busy mailbox spends none.
         settled: recipients that need no further attempt.
         doubted: open recipients who may have a copy already: the producer said that a second one does no harm, but
@@ -177,6 +179,7 @@ class Progress:
     group: int = 0
     cap: int = 0
     handed: frozenset[AddrSpec] = frozenset()
+    kept_until: datetime | None = None
 
     def turn(self, still_open: Sequence[AddrSpec], most: int | None = None) -> tuple[AddrSpec, ...]:
         """The recipients of the next submission. Each spent attempt begins with another one: none is starved.
@@ -217,6 +220,7 @@ def merged(recorded: Progress, carried: Progress) -> Progress:
         group=recorded.group or carried.group,
         cap=recorded.cap or carried.cap,
         handed=recorded.handed,
+        kept_until=max(filter(None, (recorded.kept_until, carried.kept_until)), default=None),
         settled={**carried.settled, **recorded.settled},
         doubted=(recorded.doubted | carried.doubted) - recorded.settled.keys() - carried.settled.keys(),
     )

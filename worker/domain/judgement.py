@@ -11,13 +11,15 @@ from contracts.address import AddrSpec
 from contracts.delivery import RecipientStatus
 from contracts.notification import OnDoubt
 from worker.domain import verdict as verdicts
-from worker.domain.delivery import Accepted, Broken, HandedOver, Outcome, Refused, Stage, TokenRefused
+from worker.domain.delivery import Accepted, Broken, Fault, HandedOver, Outcome, Refused, Stage, TokenRefused
 from worker.domain.reply import Reply, bounded
 from worker.domain.verdict import Action, Row, Scope, Verdict
 
 _MAX_DETAIL = 300  # characters
 _FIRST_REST = timedelta(minutes=1)
 _SERVER_RESTS = timedelta(seconds=30)
+_LOGIN_RESTS = timedelta(minutes=15)  # when even a new token was refused
+_AGAIN = frozenset({Action.RETRY, Action.RECONNECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,12 @@ class Judgement:
         return sum(outcome.status in taken for outcome in self.outcomes.values())
 
     @property
+    def counted(self) -> int:
+        """How many recipients may count against the day: those whom nobody knows of may well have the mail."""
+        unknown = sum(outcome.status is RecipientStatus.IN_DOUBT for outcome in self.outcomes.values())
+        return self.accepted + unknown + len(self.doubted)
+
+    @property
     def punished(self) -> Verdict | None:
         """The verdict on a sender that the server punishes for being tried again, with the rest that this asks for."""
         found = self.verdict
@@ -76,17 +84,19 @@ def judge(
             taken = {rcpt: Outcome(RecipientStatus.ACCEPTED, reply) for rcpt in tried if rcpt not in refused}
             return _with_refused(taken, refused, rows, None)
         case Refused(stage=stage, reply=reply, refused=refused):
-            found = _detailed(_turned_away(verdicts.of_refusal(rows, submission), stage), _hidden(reply))
+            found = _detailed(_resting(verdicts.of_refusal(rows, submission), stage), _hidden(reply))
             left = [rcpt for rcpt in tried if rcpt not in refused]
             rest = _spoiled(found, reply, left) if found.action is Action.SPLIT else _all(left, found, reply)
             judgement = _with_refused(rest, refused, rows, found if rest else None)
             unknown = () if found.known or not rest else ((stage, reply),)
             return replace(judgement, unknown=(*unknown, *judgement.unknown))
         case TokenRefused(error, description):
-            found = _detailed(verdicts.of_token(rows, submission), description or error)
+            found = _detailed(_resting(verdicts.of_token(rows, submission), Stage.TOKEN), description or error)
             return _with_refused(_all(tried, found, None), {}, rows, found)
         case Broken(refused=refused, detail=detail):
-            found = _detailed(_doubt_at_the_dot(verdicts.of_fault(rows, submission), submission), detail)
+            found = _doubt_at_the_dot(verdicts.of_fault(rows, submission), submission)
+            at_the_login = submission.stage is Stage.AUTH and submission.fault is not Fault.INTERNAL
+            found = _detailed(_resting(found, Stage.AUTH) if at_the_login else found, detail)
             rest = _all([rcpt for rcpt in tried if rcpt not in refused], found, None)
             judgement = _with_refused(rest, refused, rows, found)
             return _resent(judgement) if on_doubt is OnDoubt.RESEND else judgement
@@ -110,11 +120,21 @@ def _named(reply: Reply, tried: Sequence[AddrSpec]) -> Sequence[AddrSpec]:
     return [rcpt for rcpt in tried if str(rcpt).lower() in words]
 
 
-def _turned_away(found: Verdict, stage: Stage) -> Verdict:
-    """A server that takes nobody now is not asked by every mail in turn, and no mail spends an attempt on it."""
-    if stage is not Stage.CONNECT or found.scope is not Scope.SERVER or found.action is not Action.RETRY:
-        return found
-    return replace(found, action=Action.PAUSE, pause=max(found.wait, _SERVER_RESTS))
+def _resting(found: Verdict, stage: Stage) -> Verdict:
+    """What stands before every mail is not asked by each in turn, and no mail spends an attempt on it.
+
+    That is a server that takes nobody now, one that lets this mailbox not log in now, and a login by token that is
+    refused although its token was replaced by a new one.
+    """
+    match stage, found.scope, found.action:
+        case _, _, Action.REFRESH:
+            return replace(found, action=Action.PAUSE, pause=max(found.pause, _LOGIN_RESTS))
+        case Stage.CONNECT, Scope.SERVER, Action.RETRY:
+            return replace(found, action=Action.PAUSE, pause=max(found.wait, _SERVER_RESTS))
+        case Stage.AUTH, _, action if action in _AGAIN:
+            return replace(found, action=Action.PAUSE, scope=Scope.MAILBOX, pause=max(found.wait, _SERVER_RESTS))
+        case _:
+            return found
 
 
 def _doubt_at_the_dot(found: Verdict, broken: Broken) -> Verdict:

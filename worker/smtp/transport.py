@@ -15,6 +15,7 @@ from worker.domain.envelope import Envelope
 from worker.domain.mailbox import Credentials, Limits, Mailbox, NoLogin, OAuth, Password, SessionLimits, SmtpEndpoint
 from worker.domain.message import OutgoingMessage
 from worker.domain.reply import Reply
+from worker.domain.verdict import Action, catalogue, of_reply
 from worker.events import SessionOpened
 from worker.permits import PATIENCE, GivesWay, permitted
 from worker.ports import HandingOver, Observe, Permits, Token, Tokens
@@ -26,6 +27,7 @@ from worker.smtp.session import Closed, Session
 _BAD_TOKEN = {535, 501}  # 501 5.5.127: High Volume Email finds that the token ends too soon
 _IDLE = timedelta(seconds=5)  # that a session keeps a permit without work: others may want it
 _LOOK_EVERY = 0.2  # seconds, whether they do
+_ENDED = frozenset({Action.RECONNECT, Action.RETRY})  # what a server says when it ends a session, not more
 _MANY = 1_000  # pools before those without a session are looked for; each costs three kilobytes
 
 
@@ -205,7 +207,8 @@ def _was_dead(outcome: Submission) -> bool:
     match outcome:
         case Broken(stage=Stage.MAIL, fault=Fault.DISCONNECTED):
             return True
-        case Refused(stage=Stage.MAIL, reply=reply):
-            return reply.closing
+        case Refused(stage=Stage.MAIL, reply=reply) if reply.closing:
+            found = of_reply(catalogue(), Stage.MAIL, reply)
+            return found.action in _ENDED and not found.throttle
         case _:
             return False

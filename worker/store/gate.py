@@ -22,7 +22,7 @@ from worker.domain import pacing
 from worker.domain.mailbox import GraphEndpoint, Limits, Mailbox
 from worker.domain.pacing import Go, Line, Pace, Request, Used
 from worker.domain.verdict import Action, Scope, Verdict
-from worker.ports import Admission, Demand, Hold, Paced, StoreDown
+from worker.ports import Admission, Demand, Full, Hold, Paced, StoreDown
 from worker.store import record
 from worker.store.counts import Counts
 from worker.store.database import Conflict, Database
@@ -99,7 +99,8 @@ class SqlGate:
         except (StoreDown, Conflict) as error:
             return Hold(now + _STORE_BACK, _store_down(str(error)))
         if isinstance(answer, _Place):
-            return Paced(now + timedelta(microseconds=answer.in_microseconds), answer.verdict)
+            kind = Full if answer.long else Paced
+            return kind(now + timedelta(microseconds=answer.in_microseconds), answer.verdict)
         return answer
 
     def resting(self, mailbox: str, now: datetime) -> Hold | None:
@@ -267,18 +268,19 @@ class SqlGate:
         if of.limits.per_minute is not None:
             share = pacing.eased(row.factor, row.throttled_at, now)
             pace = Pace(pacing.of_limit(of.limits.per_minute, share) or 1, self._window)
-        apart = pace.interval if pace else _SECOND
+        place = None if slot is None else now + slot // timedelta(microseconds=1)
         for opens, full in self._long_spans(connection, of, demand, used, recipients, now):
             if opens > now:
-                at = max(opens, own.last + apart)
-                self._counts.queued(connection, of.name, demand.tenant, Line(at, own.again), urgent=urgent)
-                return _Place(at - now, full)
+                apart = pace.interval if pace else _SECOND
+                at = self._in_the_long_line(connection, of, demand, place, opens, apart, now)
+                return _Place(at - now, full, long=True)
         if pace is not None:
+            if place is not None and place > max(own.last, own.again):
+                place = now  # it waited for the hour or the day, and they have room before its time
             tenants = {tenant for (tenant, kind), each in lines.items() if kind == urgent and each.waiting(now)}
             expected = any(
                 kind and max(each.last, each.again) > now - pace.interval for (_, kind), each in lines.items()
             )
-            place = None if slot is None else now + slot // timedelta(microseconds=1)
             request = Request(urgent, place, len(tenants | {demand.tenant}), expected)
             answer = pacing.decide(pace, used, own, request, now)
             if not isinstance(answer, Go):
@@ -287,6 +289,23 @@ class SqlGate:
                 return _Place(answer.at - now, _minute_full(of, pace.most))
         name = organisation.name if organisation else ""
         return self._counts.begun(connection, of.name, demand.recipients, demand.external, name)
+
+    def _in_the_long_line(
+        self, connection: Connection, of: Mailbox, demand: Demand, place: int | None, opens: int, apart: int, now: int
+    ) -> int:
+        """A place in a line of its own: whom the hour and the day have room for must not wait behind it."""
+        if place is not None and place > now:
+            return place
+        name, urgent = f"{of.name} for long", demand.priority is Priority.HIGH
+        line = self._counts.lines(connection, name).get((demand.tenant, urgent), Line())
+        if place is None:
+            at = max(opens, line.last + apart)
+            line = replace(line, last=at)
+        else:
+            at = max(opens, line.again + apart)
+            line = replace(line, again=at)
+        self._counts.queued(connection, name, demand.tenant, line, urgent=urgent)
+        return at
 
     def _long_spans(
         self, connection: Connection, of: Mailbox, demand: Demand, used: Used, recipients: int, now: int
@@ -390,6 +409,7 @@ class SqlGate:
 class _Place:
     in_microseconds: int
     verdict: Verdict
+    long: bool = False
 
 
 def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str]]:

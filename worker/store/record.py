@@ -100,6 +100,8 @@ def progress_text(progress: Progress) -> str:
         fields["told"] = progress.told
     if progress.slot:
         fields["slot"] = microseconds(progress.slot)
+    if progress.kept_until:
+        fields["kept"] = microseconds(progress.kept_until)
     for name in ("replays", "group", "cap"):
         if getattr(progress, name):
             fields[name] = getattr(progress, name)
@@ -120,6 +122,7 @@ def progress(text: str) -> Progress:
         waits=fields.get("waits", 0),
         told=fields.get("told", ""),
         slot=moment(fields["slot"]) if "slot" in fields else None,
+        kept_until=moment(fields["kept"]) if "kept" in fields else None,
         replays=fields.get("replays", 0),
         group=fields.get("group", 0),
         cap=fields.get("cap", 0),

@@ -14,7 +14,7 @@ from tests.adapters.store.conftest import Backend
 from tests.factories import mailbox, verdict
 from worker.domain.mailbox import Limits, Mailbox, Organisation
 from worker.domain.verdict import Action
-from worker.ports import Admission, Demand, Gate, Hold, Paced
+from worker.ports import Admission, Demand, Full, Gate, Hold, Paced
 
 MINUTE = timedelta(minutes=1)
 
@@ -335,3 +335,29 @@ async def test_fleet_never_sends_more_than_the_limit_in_any_window(durable: Back
     assert len(sent) >= (31 if dies else 45)
     for begin in sent:
         assert sum(begin <= each < begin + window.total_seconds() for each in sent) <= 15
+
+
+async def test_mail_that_is_too_much_for_the_day_keeps_no_other_from_leaving(durable: Backend) -> None:
+    gate = await durable.gate()
+    box = limited(per_minute=30, recipients_per_day=10)
+    await gate.cleared(await admitted(gate, box, demand(recipients=8)), tried=True, accepted=8)
+    assert isinstance(await paced(gate, box, demand(recipients=5)), Full)
+    await admitted(gate, box, demand(recipients=1))
+
+
+async def test_mail_to_the_inside_does_not_wait_behind_mail_to_the_outside(durable: Backend) -> None:
+    gate = await durable.gate()
+    box = mailbox("one", limits=Limits(per_minute=30), organisation=CONTOSO)
+    await gate.cleared(await admitted(gate, box, demand(recipients=100, external=100)), tried=True, accepted=100)
+    await paced(gate, box, demand(external=1))
+    await admitted(gate, box, demand(external=0))
+
+
+async def test_who_waits_for_the_day_goes_as_soon_as_the_limit_is_raised(durable: Backend) -> None:
+    gate = await durable.gate()
+    box = limited(per_minute=30, recipients_per_day=1)
+    await gate.cleared(await admitted(gate, box, demand(recipients=1)), tried=True, accepted=1)
+    waiting = await paced(gate, box)
+    kept = await paced(gate, box, demand(slot=waiting.slot))
+    assert abs(kept.slot - waiting.slot) < timedelta(seconds=1), "its place is kept"
+    await admitted(gate, limited(per_minute=30, recipients_per_day=2), demand(slot=waiting.slot))
