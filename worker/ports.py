@@ -272,12 +272,14 @@ class Admission:
             nothing about its end.
         probe: it is the one attempt that is let through after a pause.
         ticket: the place in the mailbox's window, if its limits are counted.
+        configured: the mailbox as it is configured for this attempt; None: it is no mailbox.
     """
 
     mailbox: str
     epoch: int = 0
     probe: bool = False
     ticket: int | None = None
+    configured: Mailbox | None = field(default=None, repr=False)
 
 
 class Gate(Protocol):

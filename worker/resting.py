@@ -88,9 +88,8 @@ class SharedGate:
         if not isinstance(answer, Admission):
             await self._given_back(admitted)
             return answer
-        return Leave(
-            answer.mailbox, answer.epoch, answer.probe, answer.ticket, shared=admitted, closed=frozenset(closed)
-        )
+        granted = answer.mailbox, answer.epoch, answer.probe, answer.ticket, answer.configured
+        return Leave(*granted, shared=admitted, closed=frozenset(closed))
 
     async def paused(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePath
@@ -542,6 +543,25 @@ class Directory:
             if name is not None and name in parts:
                 found = parts[name].within(found)
         return found
+
+
+def fingerprint(mailbox: Mailbox) -> str:
+    """By which a change of its servers and logins is noticed: so little that no secret can be guessed from it."""
+    ways = repr(_told((mailbox.endpoint, mailbox.further)))
+    return hashlib.sha256(ways.encode()).hexdigest()[:4]
+
+
+def _told(value: object) -> object:
+    """With the secrets, which show themselves to nobody."""
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case tuple():
+            return tuple(map(_told, value))
+        case _ if is_dataclass(value):
+            return (type(value).__name__, *(_told(getattr(value, each.name)) for each in fields(value)))
+        case _:
+            return value
 
 
 def listed(sender: AddrSpec, senders: frozenset[str]) -> bool:

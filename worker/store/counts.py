@@ -33,7 +33,7 @@ _OWNERS = select(permit.c.owner).where(permit.c.mailbox == bindparam("of_name"))
 _NEW_PERMIT = insert(permit).returning(permit.c.number)
 _RETURN = delete(permit).where(permit.c.number == bindparam("of_number"))
 
-_UNCOUNTED = {"epoch": 0, "factor": 1.0, "throttled_at": 0, "wanted_at": 0, "awaited_at": 0}
+_UNCOUNTED = {"epoch": 0, "factor": 1.0, "throttled_at": 0, "wanted_at": 0, "awaited_at": 0, "paused_for": ""}
 
 
 class Counts:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, select
 
 from contracts.notification import Priority
 from worker.domain import pacing
-from worker.domain.mailbox import GraphEndpoint, Limits, Mailbox
+from worker.domain.mailbox import GraphEndpoint, Limits, Mailbox, fingerprint
 from worker.domain.pacing import Go, Line, Pace, Request, Used
 from worker.domain.verdict import Action, Scope, Verdict
 from worker.ports import Admission, Demand, Full, Hold, Paced, StoreDown
@@ -39,6 +39,7 @@ _IN_PLACE = 1.5  # seconds that a mail waits here rather than in the broker
 _WANTED = 3 * _SECOND
 _AWAITED = _SECOND // 2  # since urgent mail last asked for a connection; it asks four times a second
 _TRIES = 5
+_CONFIGURATIONS = 8
 _RETRY_EVERY = 2.0  # seconds
 
 T = TypeVar("T")
@@ -47,8 +48,19 @@ _verdicts: TypeAdapter[Verdict] = TypeAdapter(Verdict)
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
+    """A pause.
+
+    Attributes:
+        tried: fingerprints of the configurations that have failed since it began; one that is new is tried at once.
+    """
+
     until: datetime
     verdict: Verdict
+    tried: frozenset[str] = frozenset()
+
+    def holds(self, of: Mailbox, now: datetime) -> bool:
+        """Whether it holds for the mailbox as it is configured now."""
+        return now < self.until and (not self.tried or fingerprint(of) in self.tried)
 
 
 class SqlGate:
@@ -85,10 +97,10 @@ class SqlGate:
         except (StoreDown, Conflict) as error:
             return Hold(now + _STORE_BACK, _store_down(str(error)))
         rest = self._resting.get(mailbox.name)
-        if rest is not None and now < rest.until:
+        if rest is not None and rest.holds(mailbox, now):
             return Hold(rest.until, rest.verdict)
         if rest is None and not _counted(mailbox.limits) and mailbox.organisation is None:
-            return Admission(mailbox.name)
+            return Admission(mailbox.name, configured=mailbox)
         slot = None if demand.slot is None else demand.slot - now
         try:
             answer = await self._run(lambda connection: self._asked(connection, mailbox, demand, slot, now))
@@ -116,7 +128,8 @@ class SqlGate:
         except (StoreDown, Conflict):
             self._later(lambda connection: self._rested(connection, admission, verdict, now))
         self._changes += 1
-        self._resting[admission.mailbox] = _Rest(until, verdict)
+        before = self._resting.get(admission.mailbox)
+        self._resting[admission.mailbox] = _Rest(until, verdict, _tried(before, admission))
         return until
 
     async def cleared(
@@ -231,14 +244,14 @@ class SqlGate:
         counted = _counted(of.limits) or of.organisation is not None
         row = self._counts.locked(connection, of.name, make=counted)
         if row is None:
-            return Admission(of.name)
+            return Admission(of.name, configured=of)
         probe = row.paused_until is not None
         if probe:
-            verdict = _verdicts.validate_json(row.verdict)
-            if now < (until := record.moment(row.paused_until)):
-                return Hold(until, verdict)
+            rest = _rest(row)
+            if rest.holds(of, now):
+                return Hold(rest.until, rest.verdict)
             if row.probing_until is not None and now < record.moment(row.probing_until):
-                return Hold(now + _LOOK_AGAIN, verdict)
+                return Hold(now + _LOOK_AGAIN, rest.verdict)
         number: int | _Place | None = None
         if counted:
             self._life.keep(connection)
@@ -248,7 +261,7 @@ class SqlGate:
         if probe:
             over = record.microseconds(now + _PROBE)
             self._counts.change(connection, of.name, {"probing_until": over})
-        return Admission(of.name, row.epoch, probe=probe, ticket=number)
+        return Admission(of.name, row.epoch, probe=probe, ticket=number, configured=of)
 
     def _paced(
         self,
@@ -339,6 +352,7 @@ class SqlGate:
                 "paused_until": record.microseconds(until),
                 "verdict": _verdicts.dump_json(verdict).decode(),
                 "probing_until": None,
+                "paused_for": " ".join(sorted(_tried(_rest(row) if row.paused_until is not None else None, admission))),
             }
         if verdict.throttle or verdict.punished:
             rest = max(until - now, timedelta()) // timedelta(microseconds=1)
@@ -361,7 +375,7 @@ class SqlGate:
         if current:
             changes["probing_until"] = None
         if current and tried:
-            changes |= {"paused_until": None, "verdict": None, "epoch": 0}
+            changes |= {"paused_until": None, "verdict": None, "epoch": 0, "paused_for": ""}
         self._counts.change(connection, admission.mailbox, changes)
         return current and tried
 
@@ -414,11 +428,22 @@ class _Place:
 
 def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str]]:
     resting = connection.execute(select(mailbox).where(mailbox.c.paused_until.is_not(None)))
-    rests = {
-        each.name: _Rest(record.moment(each.paused_until), _verdicts.validate_json(each.verdict)) for each in resting
-    }
+    rests = {each.name: _rest(each) for each in resting}
     wanted = select(mailbox.c.name).where(mailbox.c.wanted_at > database_now() - _WANTED)
     return rests, frozenset(connection.scalars(wanted))
+
+
+def _rest(row: Row[Any]) -> _Rest:
+    verdict = _verdicts.validate_json(row.verdict)
+    return _Rest(record.moment(row.paused_until), verdict, frozenset(row.paused_for.split()))
+
+
+def _tried(before: _Rest | None, admission: Admission) -> frozenset[str]:
+    """What has failed since the pause began. Beyond some it holds for whatever comes."""
+    known = before.tried if before is not None else frozenset()
+    if admission.configured is None or len(known) >= _CONFIGURATIONS:
+        return frozenset()
+    return known | {fingerprint(admission.configured)}
 
 
 def _at_once(of: Mailbox) -> tuple[str, int | None]:

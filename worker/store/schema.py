@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration: what this program works with."""
 
 metadata = MetaData()
@@ -147,10 +147,12 @@ mailbox = Table(
     Column("throttled_at", BigInteger, nullable=False),
     Column("wanted_at", BigInteger, nullable=False),
     Column("awaited_at", BigInteger, nullable=False, server_default="0"),
+    Column("paused_for", String(64), nullable=False, server_default=""),
     Index("mailbox_wanted", "wanted_at"),
 )
 """A mailbox that has rested, or whose limits are counted; it has no row before that. `wanted_at` is when somebody last
-found all its connections in use, `awaited_at` when urgent mail did that still waits."""
+found all its connections in use, `awaited_at` when urgent mail did that still waits; `paused_for` has the fingerprints
+of the configurations that have failed since the pause began."""
 
 Index("mailbox_paused", mailbox.c.paused_until, postgresql_where=mailbox.c.paused_until.is_not(None),
       sqlite_where=mailbox.c.paused_until.is_not(None))  # fmt: skip

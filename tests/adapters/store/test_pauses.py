@@ -4,11 +4,12 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 
 from contracts.notification import Priority
 from tests.adapters.store.conftest import Backend
 from tests.factories import NOON, mailbox, verdict
-from worker.domain.mailbox import Mailbox
+from worker.domain.mailbox import Mailbox, Password, SmtpEndpoint, Tls
 from worker.domain.verdict import Action, Verdict
 from worker.ports import Admission, Demand, Gate, Hold
 
@@ -28,8 +29,8 @@ async def let_through(gate: Gate, now: datetime, box: Mailbox = BOX) -> Admissio
     return answer
 
 
-async def held(gate: Gate, now: datetime) -> Hold:
-    answer = await gate.admit(BOX, DEMAND, now)
+async def held(gate: Gate, now: datetime, box: Mailbox = BOX) -> Hold:
+    answer = await gate.admit(box, DEMAND, now)
     assert isinstance(answer, Hold)
     return answer
 
@@ -193,3 +194,41 @@ async def test_store_that_is_down_holds_mailboxes_that_need_it_and_loses_no_succ
     async with asyncio.timeout(30):
         while isinstance(await gate.admit(BOX, DEMAND, until), Hold):
             await gate._look_once()
+
+
+def by_password(password: str) -> Mailbox:
+    login = Password("robot", SecretStr(password))
+    return mailbox("box", endpoint=SmtpEndpoint("smtp.contoso.com", 587, Tls.STARTTLS, login))
+
+
+async def test_mailbox_with_another_password_is_tried_at_once_and_the_old_one_is_not(durable: Backend) -> None:
+    """As after a change of the file, worker by worker."""
+    old, new = await durable.gate(), await durable.gate()
+    wrong, right = by_password("wrong"), by_password("right")
+    await old.paused(await let_through(old, NOON, wrong), trouble(60), NOON)
+    await new.look()
+    await held(new, NOON, wrong)
+    probe = await let_through(new, NOON, right)
+    assert probe.probe
+    assert (await held(new, NOON, right)).until < NOON + MINUTE, "one is enough"
+    assert await new.cleared(probe, tried=True)
+    await let_through(new, NOON, right)
+
+
+async def test_another_password_that_is_wrong_too_is_tried_once(durable: Backend) -> None:
+    old, new = await durable.gate(), await durable.gate()
+    first, second = by_password("first"), by_password("second")
+    await old.paused(await let_through(old, NOON, first), trouble(60), NOON)
+    await new.look()
+    await new.paused(await let_through(new, NOON, second), trouble(60), NOON)
+    for gate in (old, new):
+        await gate.look()
+        for box in (first, second):
+            assert (await held(gate, NOON + MINUTE, box)).until > NOON + 10 * MINUTE
+
+
+async def test_no_secret_is_written_beside_a_pause(durable: Backend) -> None:
+    gate = await durable.gate()
+    await gate.paused(await let_through(gate, NOON, by_password("wrong")), trouble(60), NOON)
+    ((written,),) = await durable.sql("SELECT paused_for FROM mailbox")
+    assert len(written) == 4
