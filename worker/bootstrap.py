@@ -345,7 +345,9 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             observe,
             random.random,
         )
-        servers = Health(lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now)
+        servers = Health(
+            lambda: directories.current.mailboxes, partial(look, tokens=tokens), _now, resting=found.gate.resting
+        )
         stack.push_async_callback(servers.close)
         if settings.health.port:
             standing = partial(_standing, standings, directories, found.gate)
@@ -579,7 +581,7 @@ def _retry_policy(settings: Settings) -> RetryPolicy:
 
 
 def _standing(standings: Standings, directories: Directories, gate: Gate) -> dict[str, dict[str, object]]:
-    return standings.told(directories.current.mailboxes, gate.resting)
+    return standings.told(directories.current.mailboxes, gate.resting, gate.share)
 
 
 @asynccontextmanager

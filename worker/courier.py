@@ -379,17 +379,17 @@ class Courier:
             message = await self._compose(case, sent)
             closed = admission.closed if isinstance(admission, Leave) else frozenset()
             attempt = self._submit(case, sent, envelope, message, handover, closed)
-            used, submission = await self._seen(trial.route.mailbox, attempt)
+            came_to = await self._seen(trial.route.mailbox, attempt)
         except FileMissing as error:
             await self.gate.cleared(admission, tried=False)
             return refuse(case, _missing(error), _open(case))
         except BaseException:
             await self.gate.cleared(admission, tried=False)
             raise
-        trial = replace(
-            trial, route=replace(trial.route, mailbox=used), message_id=message.message_id, now=self.clock()
-        )
-        return await self._judged(trial, answered(submission, sent), admission, envelope, handover)
+        chosen = replace(trial.route, mailbox=came_to.by)
+        trial = replace(trial, route=chosen, message_id=message.message_id, now=self.clock())
+        came_to = replace(came_to, submission=answered(came_to.submission, sent))
+        return await self._judged(trial, came_to, admission, envelope, handover)
 
     async def _compose(self, case: Case, sent: Outgoing) -> OutgoingMessage:
         notification, mailbox = sent.notification, sent.route.mailbox
@@ -399,18 +399,16 @@ class Courier:
             return compose(notification, mailbox, files, _date(case))
         return await asyncio.to_thread(compose, notification, mailbox, files, _date(case))
 
-    async def _seen(
-        self, mailbox: Mailbox, attempt: Awaitable[tuple[Mailbox, Submission]]
-    ) -> tuple[Mailbox, Submission]:
+    async def _seen(self, mailbox: Mailbox, attempt: Awaitable[_CameTo]) -> _CameTo:
         """One attempt, and its beginning and end for those who count what is under way."""
         self.observe(Submitting(mailbox.name))
         sent = False
         try:
-            used, submission = await attempt
-            sent = isinstance(submission, Accepted | HandedOver)
+            came_to = await attempt
+            sent = isinstance(came_to.submission, Accepted | HandedOver)
         finally:
             self.observe(Submitted(mailbox.name, sent))
-        return used, submission
+        return came_to
 
     async def _submit(
         self,
@@ -420,7 +418,7 @@ class Courier:
         message: OutgoingMessage,
         handover: _Handover,
         resting: frozenset[str] = frozenset(),
-    ) -> tuple[Mailbox, Submission]:
+    ) -> _CameTo:
         """One attempt, by the first channel that gets as far as the mail; the last one's failure counts.
 
         Args:
@@ -430,24 +428,23 @@ class Courier:
             message: of it.
             handover: the ledger's mark.
             resting: channels that nobody is to use now.
-
-        Returns:
-            The mailbox by the channel that was used, and what came of it.
         """
         mailbox = sent.route.mailbox
         ways = self.resting.awake(mailbox, self.clock())
         first, *further = tuple(way for way in ways if way.transport not in resting) or ways
         used, submission = first, await self._by(first, case, sent, envelope, message, handover)
+        throttled: Verdict | None = None
         for way in further:
             trouble = None if handover.begun else closed(submission, self.rows)
             if trouble is None:
                 break
+            throttled = trouble if trouble.throttle else throttled
             until = self.resting.rest(used, trouble, self.clock())
             self.observe(ChannelRested(mailbox.name, used.transport, trouble.kind, trouble.explanation, until))
             other = await self._by(way, case, sent, envelope, message, handover)
             if not unasked(other):
                 used, submission = way, other
-        return used, submission
+        return _CameTo(used, submission, throttled)
 
     async def _by(
         self,
@@ -473,8 +470,9 @@ class Courier:
             return Broken(Stage.DOT if handover.begun else Stage.CONNECT, Fault.INTERNAL, type(error).__name__)
 
     async def _judged(
-        self, trial: Trial, submission: Submission, admission: Admission, envelope: Envelope, handover: _Handover
+        self, trial: Trial, came_to: _CameTo, admission: Admission, envelope: Envelope, handover: _Handover
     ) -> Decision | _Elsewhere:
+        submission = came_to.submission
         if isinstance(submission, Busy | Fenced):
             await self.gate.cleared(admission, tried=False)
             waiting = while_busy(trial)
@@ -485,19 +483,26 @@ class Courier:
         reached = submission.stage if isinstance(submission, Refused | Broken) else None
         ours = isinstance(submission, Broken) and (submission.fault is Fault.INTERNAL or unasked(submission))
         shared = partial(whose, way=trial.route.mailbox, sender=envelope.mail_from, stage=reached)
-        until = await self._rest(admission, judgement, trial, shared, tried=not ours)
+        until = await self._rest(admission, judgement, trial, shared, tried=not ours, throttled=came_to.throttled)
         decision = after_attempt(trial, judgement, until)
         if judgement.pause is None or handover.begun:
             return decision
         return _Elsewhere(decision, Unavailable(judgement.pause, until))
 
     async def _rest(
-        self, admission: Admission, judgement: Judgement, trial: Trial, shared: Callable[[Verdict], str], *, tried: bool
+        self,
+        admission: Admission,
+        judgement: Judgement,
+        trial: Trial,
+        shared: Callable[[Verdict], str],
+        *,
+        tried: bool,
+        throttled: Verdict | None,
     ) -> datetime | None:
         """Rest the mailbox, or what it shares, or clear both; the end of the rest if it waits for that."""
         verdict = judgement.pause or judgement.punished
         if verdict is None:
-            said, used = judgement.verdict, trial.route.mailbox
+            said, used = throttled or judgement.verdict, trial.route.mailbox
             for name in await self.gate.cleared(admission, tried=tried, accepted=judgement.counted, said=said, by=used):
                 self.observe(MailboxResumed(name))
             return None
@@ -510,6 +515,20 @@ class Courier:
         rests, found_by = (shown(name), admission.mailbox) if name else (admission.mailbox, "")
         self.observe(MailboxPaused(rests, verdict.kind, verdict.explanation, verdict.remedy, until, found_by))
         return until if judgement.pause else None
+
+
+@dataclass(frozen=True, slots=True)
+class _CameTo:
+    """An attempt.
+
+    Attributes:
+        by: the mailbox by the channel that was used last.
+        throttled: what an earlier channel's server said if it wants less, though the mail may have gone by another one.
+    """
+
+    by: Mailbox
+    submission: Submission
+    throttled: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)

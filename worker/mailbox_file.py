@@ -41,7 +41,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, PartName, TenantName
 from worker.domain import pacing
-from worker.domain.cloud import CLOUDS, Cloud, CloudName
+from worker.domain.cloud import CLOUDS, Cloud, CloudName, is_high_volume
 from worker.domain.mailbox import (
     Certificate,
     Credentials,
@@ -97,6 +97,7 @@ _SESSIONS = SessionLimits()
 _CLEAR = frozenset({Tls.NONE, Tls.IF_OFFERED})
 _MISFITS = frozenset({(Tls.STARTTLS, 465), (Tls.IF_OFFERED, 465), (Tls.IMPLICIT, 587)})
 _HOSTS = {str(name): cloud.smtp for name, cloud in CLOUDS.items()}
+_UNCOUNTED = frozenset({"office365-hve", "exchange-onprem", "acs", "sendgrid", "mailgun", "ses", "google-relay"})
 _NOT_SMTP = {993: "IMAP", 143: "IMAP", 995: "POP3", 110: "POP3", 443: "HTTPS", 80: "HTTP"}
 
 
@@ -659,7 +660,7 @@ def _mailbox(
             catch_all=_redirect(table.catch_all, table.catch_all_cc),
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
-            organisation=_counted_with(first, table.address, organisations),
+            organisation=_counted_with(table, first, table.address, organisations),
             too_many=table.too_many_recipients,
         )
     except ValueError as error:
@@ -667,14 +668,18 @@ def _mailbox(
 
 
 def _counted_with(
-    endpoint: Endpoint, address: AddrSpec, organisations: Mapping[str, Organisation]
+    table: _Mailbox, endpoint: Endpoint, address: AddrSpec, organisations: Mapping[str, Organisation]
 ) -> Organisation | None:
-    """High Volume Email and pickup directories do not count against an organisation's limit."""
-    if isinstance(endpoint, PickupDirectory):
-        return None
-    if isinstance(endpoint, SmtpEndpoint) and endpoint.host == presets()["office365-hve"]["host"]:
+    """What does not leave through Exchange Online does not count against an organisation's limit, nor does HVE."""
+    elsewhere = isinstance(endpoint, PickupDirectory) or table.preset in _UNCOUNTED
+    if elsewhere or (isinstance(endpoint, SmtpEndpoint) and _is_uncounted(endpoint.host)):
         return None
     return organisations.get(address.domain) or _onmicrosoft(address.domain)
+
+
+@cache
+def _is_uncounted(host: str) -> bool:
+    return is_high_volume(host) or host in {presets()[name].get("host") for name in _UNCOUNTED}
 
 
 def _channels(table: _Mailbox, address: AddrSpec, environment: Mapping[str, str]) -> list[Endpoint]:

@@ -291,8 +291,11 @@ class Gate(Protocol):
     async def look(self) -> None:
         """Take up at once what was changed by hand or by other workers."""
 
-    def resting(self, mailbox: str, now: datetime) -> Hold | None:
+    def resting(self, mailbox: Mailbox, now: datetime) -> Hold | None:
         """Why a mailbox rests, as far as it is known here; None: it does not."""
+
+    def share(self, mailbox: str) -> float:
+        """How much of its limits a mailbox has since its server asked for less, as far as it is known here."""
 
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """The attempt showed a fault of the mailbox: rest it, longer each time. Returns the end of the pause."""

@@ -11,15 +11,16 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from worker.domain.delivery import Refused
-from worker.domain.health import Checked, Finding, State, found, together, warned
+from worker.domain.health import Checked, Finding, State, found, refuses_logins, together, warned
 from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, PickupDirectory, SmtpEndpoint, Tls
 from worker.domain.reply import Reply
 from worker.graph.transport import GraphTransport
 from worker.pickup import transport as pickup
-from worker.ports import Clock, Token, Tokens
+from worker.ports import Clock, Hold, Token, Tokens
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
 from worker.smtp.transport import mechanism_for
 
@@ -31,11 +32,22 @@ Look = Callable[[Mailbox], Awaitable[Finding]]
 Mailboxes = Callable[[], Mapping[str, Mailbox]]
 """The mailboxes as they are configured now."""
 
+Resting = Callable[[Mailbox, datetime], Hold | None]
+"""A mailbox and the present moment → why it rests; None: it does not, or not as it is configured now."""
+
 
 class Health:
     """What is known about the servers, looked at when somebody asks and it is too old."""
 
-    def __init__(self, mailboxes: Mailboxes, look: Look, clock: Clock, *, patience: float = TOTAL) -> None:
+    def __init__(
+        self,
+        mailboxes: Mailboxes,
+        look: Look,
+        clock: Clock,
+        *,
+        patience: float = TOTAL,
+        resting: Resting = lambda _mailbox, _now: None,
+    ) -> None:
         """Nothing is known yet.
 
         Args:
@@ -43,7 +55,9 @@ class Health:
             look: at one of them.
             clock: the present moment.
             patience: seconds after which `all` answers with what is known by then.
+            resting: why a mailbox rests; whose login was refused to any worker is not tried here as well.
         """
+        self._resting = resting
         self._mailboxes = mailboxes
         self._look = look
         self._clock = clock
@@ -57,6 +71,9 @@ class Health:
         mailbox = self._mailboxes().get(name)
         if mailbox is None:
             return Checked(_not_configured(name), self._clock(), 0.0)
+        if (rest := self._resting(mailbox, self._clock())) is not None and refuses_logins(rest.verdict):
+            finding = Finding(State.LOGIN_REFUSED, rest.verdict.explanation, rest.verdict.remedy)
+            return Checked(finding, self._clock(), 0.0)
         # A caller who goes away must not take the look away from the others.
         known = self._fresh(mailbox)
         return known if known is not None else await asyncio.shield(self._started(mailbox))

@@ -142,3 +142,11 @@ async def test_rested_channel_is_tried_again_when_its_rest_is_over(house: TwoWay
     house.clock.forward(timedelta(days=1))
     await house.deliver(id="another")
     assert len(house.transport.sent) == 2
+
+
+async def test_server_that_wants_less_gets_less_though_the_mail_went_by_another_way(house: TwoWays) -> None:
+    house.transport.answer = lambda _: OVER_RATE
+    assert (await house.result()).status is DeliveryStatus.ACCEPTED
+    (said,) = house.gate.said
+    assert said is not None
+    assert said.throttle

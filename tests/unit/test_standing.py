@@ -62,3 +62,11 @@ def test_rest_that_another_worker_has_begun_is_told_too() -> None:
 
 def told_at(moment: object) -> str:
     return moment.isoformat(timespec="milliseconds")  # type: ignore[attr-defined]
+
+
+def test_limits_that_are_lowered_for_a_while_are_told() -> None:
+    box = replace(BOX, limits=Limits(connections=3, per_minute=30, per_hour=100))
+    standings = Standings(lambda: NOON)
+    lowered = standings.told({box.name: box}, lambda _box, _now: None, lambda _name: 0.5)[box.name]
+    assert lowered["lowered_to"] == {"connections": 1, "per_minute": 15}
+    assert standings.told({box.name: box}, lambda _box, _now: None)[box.name]["lowered_to"] is None

@@ -17,6 +17,8 @@ BAD = timedelta(seconds=15)
 _LONGEST_AFTER_LOGIN = timedelta(minutes=15)
 _DOUBLINGS = 6
 _MICROSOFT = (".office365.com", ".outlook.com", ".office365.us")
+_LOGINS = frozenset({"credential", "token-expired"})
+_MAYBE_LOGINS = frozenset({"auth-config", "auth-config/login-refused", "auth-config/sign-in-policy"})
 _RETIREMENT = (
     "Microsoft switches basic authentication for SMTP AUTH off by default at the end of December 2026: "
     "move the mailbox to OAuth."
@@ -92,6 +94,11 @@ class Checked:
             longer = BAD * float(2 ** min(self.refusals - 1, _DOUBLINGS))
             return self.checked_at + min(longer, _LONGEST_AFTER_LOGIN)
         return self.checked_at + (GOOD if self.finding.well else BAD)
+
+
+def refuses_logins(verdict: Verdict) -> bool:
+    """Whether it is the login that was refused: each further one might lock the account."""
+    return verdict.kind.partition("/")[0] in _LOGINS or verdict.kind in _MAYBE_LOGINS
 
 
 def found(failure: Refused | TokenRefused | Broken, endpoint: Endpoint) -> Finding:

@@ -26,6 +26,8 @@ _LEAST = 0.05
 _MINUTE = 60_000_000
 HOUR = 60 * _MINUTE
 DAY = 24 * 60 * _MINUTE
+LONGEST_RECOVERY = 10 * _MINUTE
+"""After which a mailbox has all of its limits again, however often its server has asked for less."""
 BUCKET = 5 * _MINUTE
 """Recipients of a day are counted in buckets; a bucket counts until its last moment is a day old."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -84,6 +84,7 @@ class SqlGate:
         self._window = int(window / timedelta(microseconds=1))
         self._resting: dict[str, _Rest] = {}
         self._wanted: frozenset[str] = frozenset()
+        self._shares: Mapping[str, float] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self._looks_begun = False
         self._changes = 0
@@ -115,10 +116,14 @@ class SqlGate:
             return kind(now + timedelta(microseconds=answer.in_microseconds), answer.verdict)
         return answer
 
-    def resting(self, mailbox: str, now: datetime) -> Hold | None:
+    def resting(self, mailbox: Mailbox, now: datetime) -> Hold | None:
         """As far as it is known here."""
-        rest = self._resting.get(mailbox)
-        return None if rest is None or rest.until <= now else Hold(rest.until, rest.verdict)
+        rest = self._resting.get(mailbox.name)
+        return Hold(rest.until, rest.verdict) if rest is not None and rest.holds(mailbox, now) else None
+
+    def share(self, mailbox: str) -> float:
+        """As far as it is known here."""
+        return self._shares.get(mailbox, 1.0)
 
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:
         """Rest it; each pause without a success between is twice as long, up to an hour."""
@@ -414,7 +419,7 @@ class SqlGate:
 
     async def _look_once(self) -> None:
         changes = self._changes
-        resting, self._wanted = await self._run(_seen)
+        resting, self._wanted, self._shares = await self._run(_seen)
         if changes == self._changes:  # else it may be from before what we have changed since
             self._resting = resting
 
@@ -426,11 +431,15 @@ class _Place:
     long: bool = False
 
 
-def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str]]:
+def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str], Mapping[str, float]]:
     resting = connection.execute(select(mailbox).where(mailbox.c.paused_until.is_not(None)))
     rests = {each.name: _rest(each) for each in resting}
     wanted = select(mailbox.c.name).where(mailbox.c.wanted_at > database_now() - _WANTED)
-    return rests, frozenset(connection.scalars(wanted))
+    now = now_of(connection)
+    lately = select(mailbox.c.name, mailbox.c.factor, mailbox.c.throttled_at)
+    lately = lately.where(mailbox.c.throttled_at > now - pacing.LONGEST_RECOVERY)
+    shares = {each.name: pacing.eased(each.factor, each.throttled_at, now) for each in connection.execute(lately)}
+    return rests, frozenset(connection.scalars(wanted)), shares
 
 
 def _rest(row: Row[Any]) -> _Rest:

@@ -215,9 +215,14 @@ class MemoryGate:
     async def look(self) -> None:
         """Nobody else changes anything."""
 
-    def resting(self, mailbox: str, now: datetime) -> Hold | None:
+    def share(self, mailbox: str) -> float:
+        """All: nobody counts."""
+        del mailbox
+        return 1.0
+
+    def resting(self, mailbox: Mailbox, now: datetime) -> Hold | None:
         """As far as it is known here."""
-        rest = self._resting.get(mailbox)
+        rest = self._resting.get(mailbox.name)
         return None if rest is None or rest.until <= now else Hold(rest.until, rest.verdict)
 
     async def paused(self, admission: Admission, verdict: Verdict, now: datetime) -> datetime:

@@ -149,6 +149,7 @@ mailbox = Table(
     Column("awaited_at", BigInteger, nullable=False, server_default="0"),
     Column("paused_for", String(64), nullable=False, server_default=""),
     Index("mailbox_wanted", "wanted_at"),
+    Index("mailbox_throttled", "throttled_at"),
 )
 """A mailbox that has rested, or whose limits are counted; it has no row before that. `wanted_at` is when somebody last
 found all its connections in use, `awaited_at` when urgent mail did that still waits; `paused_for` has the fingerprints

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from worker.domain.mailbox import Mailbox
+from worker.domain.mailbox import Limits, Mailbox
+from worker.domain.pacing import of_limit
 from worker.domain.standing import Tally, Trouble, availability
 from worker.events import Event, MailboxPaused, Submitted, Submitting
 from worker.ports import Clock, Hold
 
-Resting = Callable[[str, datetime], Hold | None]
-"""Name of a mailbox and the present moment → why it rests, None if it does not; whichever worker has met the fault."""
+Resting = Callable[[Mailbox, datetime], Hold | None]
+"""A mailbox and the present moment → why it rests, None if it does not; whichever worker has met the fault."""
+
+Share = Callable[[str], float]
+"""Name of a mailbox → how much of its limits it has, since its server asked for less."""
 
 
 class Standings:
@@ -42,13 +46,18 @@ class Standings:
         """Of one mailbox."""
         return self._tallies.get(name, Tally())
 
-    def told(self, mailboxes: Mapping[str, Mailbox], resting: Resting) -> dict[str, dict[str, object]]:
+    def told(
+        self, mailboxes: Mapping[str, Mailbox], resting: Resting, share: Share = lambda _: 1.0
+    ) -> dict[str, dict[str, object]]:
         """For machines. There is no secret in it, nor anything of a mail."""
         now = self._clock()
-        return {name: _told(mailbox, self.of(name), resting(name, now)) for name, mailbox in mailboxes.items()}
+        return {
+            name: _told(mailbox, self.of(name), resting(mailbox, now), share(name))
+            for name, mailbox in mailboxes.items()
+        }
 
 
-def _told(mailbox: Mailbox, tally: Tally, rest: Hold | None) -> dict[str, object]:
+def _told(mailbox: Mailbox, tally: Tally, rest: Hold | None, share: float) -> dict[str, object]:
     trouble = tally.trouble
     return {
         "kind": mailbox.transport,
@@ -57,10 +66,19 @@ def _told(mailbox: Mailbox, tally: Tally, rest: Hold | None) -> dict[str, object
         "scope": _scope(mailbox),
         "availability": availability(mailbox, tally, resting=rest is not None),
         "rests_until": rest and _time(rest.until),
+        "lowered_to": _lowered(mailbox.limits, share),
         "last_error": _error(rest, trouble),
         "in_flight": tally.in_flight,
         "sent": tally.sent,
     }
+
+
+def _lowered(limits: Limits, share: float) -> dict[str, object] | None:
+    """The limits that are kept since the server asked for less; None: all of them again."""
+    if share >= 1:
+        return None
+    kept = {"connections": limits.connections, "per_minute": limits.per_minute}
+    return {name: of_limit(limit, share) for name, limit in kept.items() if limit is not None}
 
 
 def _error(rest: Hold | None, trouble: Trouble | None) -> dict[str, object] | None:

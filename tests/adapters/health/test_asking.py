@@ -18,6 +18,8 @@ from tests.factories import NOON, mailbox
 from tests.fakes import Bug, Clock
 from worker.domain.health import Checked, Finding, State
 from worker.domain.mailbox import Mailbox
+from worker.domain.verdict import Action, Scope, Verdict
+from worker.ports import Hold
 from worker.probe import Health
 from worker.telemetry import health, http
 
@@ -61,6 +63,25 @@ async def test_hundred_callers_at_once_share_one_look() -> None:
     found = await asyncio.gather(*callers)
     assert {each.finding for each in found} == {WELL}
     assert world.looks == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "looks"),
+    [
+        ("credential", 0),
+        ("token-expired", 0),
+        ("auth-config/login-refused", 0),
+        ("throttled-mailbox/rate", 1),
+        ("auth-config/send-as", 1),
+    ],
+)
+async def test_login_that_was_refused_to_a_mail_is_not_tried_by_the_health_check_as_well(kind: str, looks: int) -> None:
+    world = World("a")
+    hold = Hold(NOON + timedelta(hours=1), Verdict(kind, Scope.MAILBOX, Action.PAUSE, "No.", "Mend it."))
+    world.health = Health(lambda: world.boxes, world.look, world.clock, resting=lambda _box, _now: hold)
+    finding = (await world.health.of("a")).finding
+    assert world.looks["a"] == looks
+    assert (finding == Finding(State.LOGIN_REFUSED, "No.", "Mend it.")) == (not looks)
 
 
 @pytest.mark.row("UMB-W7")

@@ -379,7 +379,13 @@ def test_limits_are_carried_and_one_worker_never_takes_more_connections_than_all
 def test_preset_knows_the_limits_of_office_365(written: Callable[[str], Path]) -> None:
     lines = 'preset = "office365"\nlimits = { per_minute = 20 }\n'
     mailbox = load(written(f"{MAILBOX}{lines}"), {}).mailboxes["portal"]
-    assert mailbox.limits == Limits(connections=3, per_minute=20, recipients_per_day=10_000)
+    assert mailbox.limits == Limits(
+        connections=3,
+        per_minute=20,
+        recipients_per_day=10_000,
+        recipients_per_message=500,
+        max_size=35 * 1024 * 1024,
+    )
 
 
 def test_producer_may_be_held_to_senders(written: Callable[[str], Path]) -> None:
@@ -593,6 +599,39 @@ def test_mailboxes_of_an_organisation_share_the_limit_of_its_licences(written: C
     assert not found["a"].outside(parse("x@contoso.onmicrosoft.com"))
     assert found["b"].organisation == Organisation("contoso.onmicrosoft.com", organisation.domains, 100)
     assert found["c"].organisation is None
+
+
+@pytest.mark.parametrize(
+    ("way", "counted"),
+    [
+        ('preset = "office365"', True),
+        ('preset = "office365-relay"\nhost = "contoso.mail.protection.outlook.com"', True),
+        ('host = "smtp.contoso.com"', True),
+        ('preset = "office365-hve"', False),
+        ('host = "smtp-hve.office365.com"', False),
+        ('host = "smtp.azurecomm.net"', False),
+        ('preset = "acs"', False),
+        ('preset = "sendgrid"', False),
+        ('preset = "exchange-onprem"\nhost = "mail.contoso.com"', False),
+    ],
+)
+def test_only_what_leaves_through_exchange_online_counts_for_its_organisation(
+    written: Callable[[str], Path], way: str, *, counted: bool
+) -> None:
+    text = '[organisations.contoso]\ndomains = ["contoso.com"]\nlicences = 1\n'
+    found = load(written(f'{text}[mailboxes.a]\naddress = "a@contoso.com"\n{way}\n'), {}).mailboxes["a"]
+    assert (found.organisation is not None) == counted
+
+
+def test_office365_takes_five_hundred_recipients_and_35_megabytes_unless_told_otherwise(
+    written: Callable[[str], Path],
+) -> None:
+    text = '[mailboxes.a]\naddress = "a@contoso.com"\npreset = "office365"\n'
+    limits = load(written(text), {}).mailboxes["a"].limits
+    assert (limits.recipients_per_message, limits.max_size) == (500, 35 * 1024 * 1024)
+    changed = load(written(f"{text}limits = {{ recipients_per_message = 1000, max_size = 157286400 }}\n"), {})
+    limits = changed.mailboxes["a"].limits
+    assert (limits.recipients_per_message, limits.max_size, limits.per_minute) == (1000, 157286400, 30)
 
 
 @pytest.mark.parametrize("limit", ["", "licences = 10\ntrial = true", "licences = 10\nexternal_recipients_per_day = 5"])
