@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -351,17 +351,18 @@ class Courier:
             return refuse(case, refused, _open(case))
         if suppressed(mailbox, restraint):
             return suppress(case, chosen, _open(case))
-        still_open = _open(case)
         turn = partial(case.progress.turn, most=most_at_once(mailbox))
-        sent = outgoing(case.notification, chosen, restraint, still_open, turn)
-        if isinstance(sent, Refusal):
-            return refuse(case, sent, still_open)
-        case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
-        envelope = Envelope.of(sender_of(sent.notification, mailbox).spec, sent.rcpt_to)
-        waiting = tuple(rcpt for rcpt in still_open if rcpt not in {*sent.tried, *sent.barred})
-        handover.of(case.progress, frozenset(sent.tried) if waiting else frozenset())
-        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
-        match await self.gate.admit(mailbox, _demand(case, envelope, mailbox), case.now):
+        part = self._part(case, chosen, restraint, turn)
+        if isinstance(part, Refusal):
+            return refuse(case, part, _open(case))
+        answer = await self.gate.admit(mailbox, part.demand, case.now)
+        if isinstance(answer, Hold | Full) and (inside := self._inside(part, restraint, turn)) is not None:
+            let_in = await self.gate.admit(mailbox, inside.demand, case.now)
+            if isinstance(let_in, Admission):
+                part, answer = inside, let_in
+        trial, sent, envelope = part.trial, part.sent, part.envelope
+        handover.of(trial.case.progress, frozenset(sent.tried) if trial.waiting else frozenset())
+        match answer:
             case Hold(until, verdict):
                 return _Elsewhere(while_held(trial, verdict, until), Unavailable(verdict, until))
             case Full(slot, verdict):
@@ -370,6 +371,33 @@ class Courier:
                 return _Elsewhere(while_paced(trial, verdict, slot), Unavailable(verdict, slot))
             case Admission() as admission:
                 return await self._admitted(trial, sent, envelope, admission, handover)
+
+    def _part(
+        self, case: Case, chosen: Route, restraint: Restraint, turn: Callable[[Sequence[AddrSpec]], Sequence[AddrSpec]]
+    ) -> _Part | Refusal:
+        """One submission: who has a part in it, and what it asks of the mailbox."""
+        still_open = _open(case)
+        sent = outgoing(case.notification, chosen, restraint, still_open, turn)
+        if isinstance(sent, Refusal):
+            return sent
+        case = replace(case, progress=replace(case.progress, settled={**case.progress.settled, **sent.barred}))
+        envelope = Envelope.of(sender_of(sent.notification, chosen.mailbox).spec, sent.rcpt_to)
+        waiting = tuple(rcpt for rcpt in still_open if rcpt not in {*sent.tried, *sent.barred})
+        trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
+        return _Part(trial, sent, envelope, _demand(case, envelope, chosen.mailbox))
+
+    def _inside(
+        self, whole: _Part, restraint: Restraint, turn: Callable[[Sequence[AddrSpec]], Sequence[AddrSpec]]
+    ) -> _Part | None:
+        """The same for recipients inside the organisation, in case only the way to the outside is closed."""
+        chosen = whole.trial.route
+        mailbox, demand = chosen.mailbox, whole.demand
+        if mailbox.too_many is TooMany.REFUSE or not 0 < demand.external < demand.recipients:
+            return None
+        within = self._part(
+            whole.trial.case, chosen, restraint, lambda open_: turn([r for r in open_ if not mailbox.outside(r)])
+        )
+        return within if isinstance(within, _Part) and not within.demand.external else None
 
     async def _admitted(
         self, trial: Trial, sent: Outgoing, envelope: Envelope, admission: Admission, handover: _Handover
@@ -515,6 +543,16 @@ class Courier:
         rests, found_by = (shown(name), admission.mailbox) if name else (admission.mailbox, "")
         self.observe(MailboxPaused(rests, verdict.kind, verdict.explanation, verdict.remedy, until, found_by))
         return until if judgement.pause else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A submission before it is let through."""
+
+    trial: Trial
+    sent: Outgoing
+    envelope: Envelope
+    demand: Demand
 
 
 @dataclass(frozen=True, slots=True)

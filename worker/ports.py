@@ -372,6 +372,9 @@ class Permits(Protocol):
     async def release(self, number: int) -> None:
         """The connection is closed."""
 
+    def rested_since(self, mailbox: str, moment: float) -> bool:
+        """Whether a mailbox has begun to rest after a moment of the monotonic clock, as far as it is known here."""
+
     def wanted(self) -> frozenset[str]:
         """Mailboxes of which somebody has lately been refused one: idle connections to them should be closed."""
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email import message_from_bytes
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -32,6 +32,7 @@ from worker.domain.mailbox import (
     Endpoint,
     GraphEndpoint,
     Limits,
+    Mailbox,
     OAuth,
     Organisation,
     PickupDirectory,
@@ -48,7 +49,7 @@ from worker.domain.reply import Reply
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import Action, catalogue
 from worker.events import Crashed, MailboxPaused, MailboxResumed, UnknownReply
-from worker.ports import FileMissing, Full, HandingOver, Hold, Paced, StoreDown
+from worker.ports import Admission, Demand, FileMissing, Full, HandingOver, Hold, Paced, StoreDown
 
 EVE = parse("eve@fabrikam.com")
 KEY = Key("contoso", "reset-7f3a")
@@ -503,6 +504,49 @@ async def test_gate_is_told_how_many_recipients_and_how_many_outside(
     (demand,) = house.gate.demands
     assert (demand.tenant, demand.priority, demand.recipients, demand.external) == ("contoso", "high", 2, outside)
     assert house.gate.accepted == [2]
+
+
+class OutsideShut(FakeGate):
+    """The mailbox is as it should be, but its organisation has sent to as many outsiders as it may."""
+
+    open = False
+
+    async def admit(self, mailbox: Mailbox, demand: Demand, now: datetime) -> Admission | Hold | Paced:
+        if demand.external and not self.open:
+            self.demands.append(demand)
+            return Full(NOON + timedelta(hours=3), THROTTLED)
+        return await super().admit(mailbox, demand, now)
+
+
+INSIDER = "in@contoso.com"
+
+
+async def test_recipients_inside_have_their_mail_while_the_way_to_the_outside_is_closed() -> None:
+    box = mailbox("platform", organisation=Organisation("contoso", frozenset({"contoso.com"}), 10_000))
+    gate = OutsideShut()
+    house = House(directory(box, default="platform"), gate=gate)
+    first = await house.deliver(to=[str(JANA), INSIDER])
+    assert house.recipients == [(parse(INSIDER),)]
+    assert {each.address: each.status for each in only(first).recipients} == {
+        str(JANA): "deferred",
+        INSIDER: "accepted",
+    }
+    house.clock.now = when(first)
+    second = await house.deliver(first.carry, to=[str(JANA), INSIDER])
+    assert house.recipients == [(parse(INSIDER),)]
+    gate.open = True
+    house.clock.now = when(second)
+    last = await house.deliver(second.carry, to=[str(JANA), INSIDER])
+    assert only(last).status is DeliveryStatus.ACCEPTED
+    assert house.recipients == [(parse(INSIDER),), (JANA,)]
+
+
+async def test_mail_that_must_not_be_split_waits_whole_while_the_way_to_the_outside_is_closed() -> None:
+    organisation = Organisation("contoso", frozenset({"contoso.com"}), 10_000)
+    box = mailbox("platform", organisation=organisation, too_many=TooMany.REFUSE)
+    house = House(directory(box, default="platform"), gate=OutsideShut())
+    assert only(await house.deliver(to=[str(JANA), INSIDER])).status is DeliveryStatus.DEFERRED
+    assert house.recipients == []
 
 
 # ---------------------------------------------------------------- attempts

@@ -9,11 +9,16 @@ from worker.domain.message import OutgoingMessage
 
 
 def most_at_once(mailbox: Mailbox) -> int | None:
-    """How many recipients one submission may have, if mails with more are split; None: as many as there are."""
+    """How many recipients one submission may have, if mails with more are split; None: as many as there are.
+
+    No more than a whole day takes: the server would refuse them all.
+    """
     if mailbox.too_many is TooMany.REFUSE:
         return None
     readers = (way.flavour.recipients for way in mailbox.channels if isinstance(way, PickupDirectory))
-    return min(filter(None, (mailbox.limits.recipients_per_message, *readers)), default=None)
+    outside = mailbox.organisation.external_per_day if mailbox.organisation else None
+    limits = mailbox.limits.recipients_per_message, mailbox.limits.recipients_per_day, outside
+    return min(filter(None, (*limits, *readers)), default=None)
 
 
 def beyond(limits: Limits, envelope: Envelope, message: OutgoingMessage) -> Broken | None:

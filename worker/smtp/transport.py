@@ -55,11 +55,16 @@ class SmtpTransport:
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
     ) -> Submission:
-        """Submit one mail. An idle session that turns out to be dead costs nothing: a new one is opened."""
-        pool = self._pool(mailbox)
+        """Submit one mail. An idle session that turns out to be dead costs nothing: a new one is opened.
+
+        What stood in line for a session when the mailbox began to rest does not go out.
+        """
+        pool, asked = self._pool(mailbox), time.monotonic()
         async with pool.session(urgent=message.urgent) as session:
             if not isinstance(session, Session):
                 return session
+            if self._permits is not None and self._permits.rested_since(mailbox.name, asked):
+                return Busy()
             fresh = session.fresh
             outcome = await session.submit(envelope, message, handing_over)
         if fresh or not _was_dead(outcome):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -52,11 +53,13 @@ class _Rest:
 
     Attributes:
         tried: fingerprints of the configurations that have failed since it began; one that is new is tried at once.
+        known: moment of the monotonic clock, since when this worker knows of it.
     """
 
     until: datetime
     verdict: Verdict
     tried: frozenset[str] = frozenset()
+    known: float = field(default_factory=time.monotonic, compare=False)
 
     def holds(self, of: Mailbox, now: datetime) -> bool:
         """Whether it holds for the mailbox as it is configured now."""
@@ -201,6 +204,11 @@ class SqlGate:
             await self._run(work)
         except (StoreDown, Conflict):
             self._later(work)
+
+    def rested_since(self, mailbox: str, moment: float) -> bool:
+        """Whether a mailbox has begun to rest since then."""
+        rest = self._resting.get(mailbox)
+        return rest is not None and rest.known > moment
 
     def wanted(self) -> frozenset[str]:
         """Mailboxes of which somebody has lately found all connections in use."""
@@ -421,7 +429,7 @@ class SqlGate:
         changes = self._changes
         resting, self._wanted, self._shares = await self._run(_seen)
         if changes == self._changes:  # else it may be from before what we have changed since
-            self._resting = resting
+            self._resting = {name: _as_known(self._resting.get(name), rest) for name, rest in resting.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +448,10 @@ def _seen(connection: Connection) -> tuple[dict[str, _Rest], frozenset[str], Map
     lately = lately.where(mailbox.c.throttled_at > now - pacing.LONGEST_RECOVERY)
     shares = {each.name: pacing.eased(each.factor, each.throttled_at, now) for each in connection.execute(lately)}
     return rests, frozenset(connection.scalars(wanted)), shares
+
+
+def _as_known(before: _Rest | None, rest: _Rest) -> _Rest:
+    return before if before == rest and before is not None else rest
 
 
 def _rest(row: Row[Any]) -> _Rest:

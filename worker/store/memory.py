@@ -266,6 +266,11 @@ class NoPermits:
     async def release(self, number: int) -> None:
         """There is nothing to give back."""
 
+    def rested_since(self, mailbox: str, moment: float) -> bool:
+        """Nobody tells."""
+        del mailbox, moment
+        return False
+
     def wanted(self) -> frozenset[str]:
         """None: nobody is ever refused."""
         return frozenset()

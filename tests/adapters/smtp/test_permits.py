@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field, replace
 
 from tests.adapters.smtp.server import PATIENCE, Obedient, listening
@@ -24,6 +25,7 @@ class Counted:
     given: int = 0
     refused: bool = False
     asked: list[bool] = field(default_factory=list)
+    rested: float = float("-inf")
 
     async def acquire(self, mailbox: Mailbox, *, urgent: bool = False) -> int | None:
         assert mailbox.limits.connections is not None
@@ -37,6 +39,9 @@ class Counted:
 
     async def release(self, number: int) -> None:
         self.out.remove(number)
+
+    def rested_since(self, mailbox: str, moment: float) -> bool:
+        return mailbox == "contoso-mail" and self.rested > moment
 
     def wanted(self) -> frozenset[str]:
         return frozenset({"contoso-mail"} if self.refused else ())
@@ -64,6 +69,18 @@ async def test_session_keeps_its_permit_from_mail_to_mail_and_gives_it_back_when
         assert permits.out == {1}
         await transport.close()
     assert permits.out == set()
+
+
+async def test_mail_that_stood_in_line_when_the_mailbox_began_to_rest_does_not_go_out() -> None:
+    """The mailbox's next attempt, its probe, comes after that and does."""
+    permits = Counted(1)
+    async with listening(Obedient().serve) as listener:
+        transport = worker(permits)
+        permits.rested = time.monotonic() + PATIENCE
+        assert isinstance(await submit(transport, limited(listener.port)), Busy)
+        permits.rested = time.monotonic()
+        assert isinstance(await submit(transport, limited(listener.port)), Accepted)
+        await transport.close()
 
 
 async def test_worker_that_gets_no_permit_is_busy_and_never_connects() -> None:

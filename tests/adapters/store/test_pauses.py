@@ -1,6 +1,7 @@
 """A breaker for each mailbox, whatever the store: pauses, probes, what ends them, and what other workers see of it."""
 
 import asyncio
+import time
 from datetime import datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from tests.factories import NOON, mailbox, verdict
 from worker.domain.mailbox import Mailbox, Password, SmtpEndpoint, Tls
 from worker.domain.verdict import Action, Verdict
 from worker.ports import Admission, Demand, Gate, Hold
+from worker.store.gate import SqlGate
 
 MINUTE = timedelta(minutes=1)
 SECOND = timedelta(seconds=1)
@@ -232,3 +234,19 @@ async def test_no_secret_is_written_beside_a_pause(durable: Backend) -> None:
     await gate.paused(await let_through(gate, NOON, by_password("wrong")), trouble(60), NOON)
     ((written,),) = await durable.sql("SELECT paused_for FROM mailbox")
     assert len(written) == 4
+
+
+async def test_rest_is_told_to_those_who_were_let_through_before(durable: Backend) -> None:
+    one, other = await durable.gate(), await durable.gate()
+    before = time.monotonic()
+    straggler = await let_through(other, NOON)
+    await one.paused(await let_through(one, NOON), trouble(60), NOON)
+    await other.look()
+    for gate in (one, other):
+        assert isinstance(gate, SqlGate)
+        assert gate.rested_since(straggler.mailbox, before)
+        assert not gate.rested_since(straggler.mailbox, time.monotonic())
+    again = time.monotonic()
+    await other.look()
+    assert isinstance(other, SqlGate)
+    assert not other.rested_since(straggler.mailbox, again), "it is the same rest"
