@@ -267,6 +267,28 @@ async def test_all_idle_connections_dead_cost_no_attempt_and_no_second_copy() ->
     assert calls == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ("421 4.4.2 Message submission rate for this client has exceeded the configured limit", True),
+        ("421 4.7.0 Too many connections from your address", True),
+        ("421 4.4.1 Connection timed out. Total session duration: 00:20:55", False),
+        ("421 4.3.2 Service shutting down", False),
+    ],
+)
+async def test_server_that_wants_less_is_heard_though_it_ends_a_used_session(said: str, *, heard: bool) -> None:
+    """What only ends the session costs nothing."""
+
+    class Limited(Obedient):
+        def answer(self, command: bytes) -> str:
+            return said if command.startswith(b"MAIL") and self.count(b"MAIL") == 2 else "250 2.0.0 Ok"
+
+    async with rig(Limited()) as made:
+        assert isinstance(await made.submit(), Accepted)
+        outcome = await made.submit()
+    assert isinstance(outcome, Refused if heard else Accepted)
+
+
 # waiting
 
 
