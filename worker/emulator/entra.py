@@ -7,97 +7,121 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
+import binascii
+import contextlib
+import logging
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from worker.emulator import assertion
+from worker.emulator.aadsts import ERRORS, No, by_rule, error_of, missing, refusal, trouble
+from worker.emulator.hanging import unspoken
+from worker.emulator.permissions import (
+    SMTP_RESOURCE,
+    SUBMIT,
+    Right,
+    Scope,
+    resource_of_app,
+    same,
+    scope_of_person,
+    shown,
+)
+from worker.emulator.scenario import LOST, Moment, Play, Rule
+from worker.emulator.signing import part, public_keys, signed
 from worker.emulator.world import AppRegistration, MailboxAccount, ManagedIdentityAccount, TokenTrouble
 
-SMTP_RESOURCE = "https://outlook.office365.com"
-GRAPH_RESOURCE = "https://graph.microsoft.com"
-_SMTP_RESOURCES = {SMTP_RESOURCE, "https://outlook.office.com"}
+_LOG = logging.getLogger(__name__)
 _LIFETIME = 3599  # seconds, as seen from Microsoft
 _DEVICE_LIFETIME = 900  # seconds
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
-_RESERVED = {"openid", "profile", "offline_access"}
-
-ERRORS: Mapping[int, tuple[int, str, str]] = {
-    7000215: (401, "invalid_client", "Invalid client secret provided."),
-    7000222: (401, "invalid_client", "The provided client secret keys for app are expired."),
-    7000218: (
-        401,
-        "invalid_client",
-        "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.",
-    ),
-    700025: (400, "invalid_client", "Client is public so neither 'client_assertion' nor 'client_secret' is allowed."),
-    700027: (401, "invalid_client", "The certificate used to sign the client assertion is not registered."),
-    700024: (401, "invalid_client", "Client assertion is not within its valid time range."),
-    700212: (401, "invalid_client", "No matching federated identity record found for presented assertion audience."),
-    700213: (401, "invalid_client", "No matching federated identity record found for presented assertion subject."),
-    500133: (401, "invalid_client", "Assertion is not within its valid time range."),
-    5000224: (401, "invalid_client", "The signature of the presented assertion could not be verified."),
-    50027: (401, "invalid_client", "JWT token is invalid or malformed."),
-    50013: (401, "invalid_client", "Assertion failed signature validation."),
-    700016: (400, "unauthorized_client", "Application was not found in the directory."),
-    7000112: (400, "unauthorized_client", "Application is disabled."),
-    90002: (400, "invalid_request", "Tenant not found."),
-    500011: (400, "invalid_resource", "The resource principal was not found in the tenant."),
-    70011: (400, "invalid_scope", "The provided value for the input parameter 'scope' is not valid."),
-    65001: (400, "invalid_grant", "The user or administrator has not consented to use the application."),
-    50034: (400, "invalid_grant", "The user account does not exist in the directory."),
-    50053: (400, "invalid_grant", "The account is locked."),
-    50057: (400, "invalid_grant", "The user account is disabled."),
-    50076: (400, "interaction_required", "You must use multi-factor authentication to access the resource."),
-    53003: (400, "invalid_grant", "Access has been blocked by Conditional Access policies."),
-    70000: (400, "invalid_grant", "The provided value for the input parameter 'refresh_token' is not valid."),
-    70008: (400, "invalid_grant", "The refresh token has expired due to inactivity."),
-    50173: (400, "invalid_grant", "The provided grant has expired due to it being revoked."),
-    50196: (400, "invalid_grant", "The server terminated an operation because it encountered a client request loop."),
-    90033: (503, "temporarily_unavailable", "A transient error has occurred. Please try again."),
-    90055: (429, "temporarily_unavailable", "The tenant has been throttled."),
-}
-"""Number → HTTP status, OAuth error, words."""
+_OF_NO_TENANT = frozenset({"common", "organizations", "consumers"})
 
 
 @dataclass(slots=True)
 class _Issued:
+    """A token that is out.
+
+    Attributes:
+        permissions: a person's, or the app's own without one.
+        by_role_assignment: Exchange knows the app's permissions by itself.
+    """
+
     client_id: str
     audience: str
-    expires: float
+    permissions: frozenset[str]
+    expires: float = 0
     user: str = ""
-    may_submit: bool = True
+    by_role_assignment: bool = False
+
+    def may(self, right: Right) -> bool:
+        """Whether it shows a permission."""
+        wanted = right.of_person if self.user else right.of_app
+        return self.by_role_assignment or not wanted.isdisjoint(self.permissions)
 
 
 @dataclass(slots=True)
 class _Device:
     client_id: str
-    scope: str
+    scope: Scope
     expires: float
     user: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Refresh:
+    """A sign-in that goes on."""
+
     client_id: str
     user: str
+    scope: Scope
 
 
-class _No(Exception):  # noqa: N818 - what is answered
-    def __init__(self, aadsts: int, text: str = "", retry_after: int | None = None) -> None:
-        super().__init__(text)
-        self.aadsts, self.text, self.retry_after = aadsts, text, retry_after
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A request to an endpoint of a tenant.
+
+    Attributes:
+        place: `https://host:port/<tenant>`.
+    """
+
+    tenant: str
+    place: str
+    form: Mapping[str, str]
+
+    @property
+    def endpoint(self) -> str:
+        """What an assertion must be meant for."""
+        return f"{self.place}/oauth2/v2.0/token"
+
+    @property
+    def client_id(self) -> str:
+        return self.given("client_id")
+
+    @property
+    def rehearsed(self) -> str:
+        """By which rules know the client."""
+        return f"{self.form.get('client_id', '')}@{self.tenant}"
+
+    def given(self, parameter: str) -> str:
+        """A parameter without which there is no answer.
+
+        Raises:
+            No: it is missing.
+        """
+        value = self.form.get(parameter)
+        if not value:
+            raise missing(parameter)
+        return value
 
 
 @dataclass(slots=True)
@@ -120,8 +144,19 @@ class TokenAuthority:
         identities: Sequence[ManagedIdentityAccount] = (),
         *,
         lifetime: int = _LIFETIME,
+        play: Play | None = None,
     ) -> None:
-        """No token is out yet."""
+        """No token is out yet.
+
+        Args:
+            apps: the registrations; their tenants exist.
+            mailboxes: that apps or persons open.
+            identities: of the machine, the system's first.
+            lifetime: seconds that a token is good for.
+            play: the rules in force; None: there are none.
+        """
+        self._tenants = {app.tenant_id for app in apps}
+        self._play = play
         self._apps = {(app.tenant_id, app.client_id): app for app in apps}
         self._mailboxes = {mailbox.address.lower(): mailbox for mailbox in mailboxes}
         self._identities = tuple(identities)
@@ -129,7 +164,9 @@ class TokenAuthority:
         self._devices: dict[str, _Device] = {}
         self._user_codes: dict[str, str] = {}
         self._refresh: dict[str, _Refresh] = {}
-        self._trouble = {app.client_id: app.trouble for app in apps if app.trouble is not None}
+        self._trouble: dict[str, TokenTrouble] = {}
+        for app in apps:
+            self.troubled(app.trouble, app.client_id)
         self.lifetime = lifetime
         self.identity_header = secrets.token_hex(16)
         self.requests = 0
@@ -144,7 +181,13 @@ class TokenAuthority:
         self._refresh.clear()
 
     def troubled(self, trouble: TokenTrouble | None, client_id: str) -> None:
-        """From now on the endpoint misbehaves for this client; None: no more."""
+        """From now on the endpoint misbehaves for this client; None: no more.
+
+        Raises:
+            ValueError: the number is none of `ERRORS`.
+        """
+        if trouble is not None and trouble.aadsts is not None and trouble.aadsts not in ERRORS:
+            raise ValueError(f"AADSTS{trouble.aadsts} has no words here; play the rule aadsts-{trouble.aadsts}")
         self._trouble.pop(client_id, None)
         if trouble is not None:
             self._trouble[client_id] = trouble
@@ -152,6 +195,7 @@ class TokenAuthority:
     def replace_app(self, app: AppRegistration) -> None:
         """An administrator has changed the registration."""
         self._apps[app.tenant_id, app.client_id] = app
+        self._tenants.add(app.tenant_id)
 
     def approve(self, user_code: str, user: str) -> bool:
         """A person has typed the code in and signed in. Returns whether it was one."""
@@ -164,19 +208,24 @@ class TokenAuthority:
     @property
     def user_codes(self) -> tuple[str, ...]:
         """Codes that wait for somebody who signs in."""
-        return tuple(code for code, device in self._user_codes.items() if not self._devices[device].user)
+        waiting = {code for code, device in self._devices.items() if not device.user}
+        return tuple(user_code for user_code, code in self._user_codes.items() if code in waiting)
 
-    def check(self, mailbox: str, token: str, audience: str = SMTP_RESOURCE) -> str:
+    def owner(self, token: str) -> str:
+        """Whose token it is: `me` of Graph. Empty for an app's own, and for what is no token."""
+        issued = self._issued.get(token)
+        return issued.user if issued is not None else ""
+
+    def check(self, mailbox: str, token: str, audience: str = SMTP_RESOURCE, right: Right = SUBMIT) -> str:
         """Why a token does not open a mailbox; empty if it does. Exchange tells none of this to the client."""
         issued = self._issued.get(token)
         account = self._mailboxes.get(mailbox.lower())
         if issued is None or issued.expires < time.time():
             return "token unknown or expired"
-        same = {issued.audience, audience} <= _SMTP_RESOURCES
-        if issued.audience != audience and not same:
+        if not same(issued.audience, audience):
             return "wrong audience"
-        if not issued.may_submit:
-            return "no permission to submit in the token"
+        if not issued.may(right):
+            return "no permission for this in the token"
         if issued.user:
             return "" if account is not None and issued.user == mailbox.lower() else "another person's token"
         if account is None or issued.client_id not in account.apps:
@@ -193,39 +242,84 @@ class TokenAuthority:
 
         async def configuration(request: Request) -> Response:
             tenant = request.path_params["tenant"]
-            if not any(tenant == known for known, _ in self._apps):
-                return _error(400, "invalid_tenant", 90002, f"Tenant '{tenant}' not found.")
+            if tenant not in self._tenants | _OF_NO_TENANT:
+                return error_of(400, "invalid_tenant", f"Tenant '{tenant}' not found.", 90002)
             where = f"{base_url}/{tenant}"
             return JSONResponse(
                 {
-                    "issuer": f"{where}/v2.0",
+                    "issuer": f"{base_url}/{'{tenantid}' if tenant in _OF_NO_TENANT else tenant}/v2.0",
                     "authorization_endpoint": f"{where}/oauth2/v2.0/authorize",
                     "token_endpoint": f"{where}/oauth2/v2.0/token",
                     "device_authorization_endpoint": f"{where}/oauth2/v2.0/devicecode",
+                    "jwks_uri": f"{where}/discovery/v2.0/keys",
+                    "token_endpoint_auth_methods_supported": [
+                        "client_secret_post",
+                        "private_key_jwt",
+                        "client_secret_basic",
+                    ],
+                    "response_types_supported": ["code", "id_token"],
+                    "subject_types_supported": ["pairwise"],
+                    "id_token_signing_alg_values_supported": ["RS256"],
+                    "scopes_supported": ["openid", "profile", "email", "offline_access"],
                 }
             )
 
-        async def token(request: Request) -> Response:
-            self.requests += 1
-            form, tenant = await _form(request), request.path_params["tenant"]
-            if (trouble := await self._misbehaved(form.get("client_id", ""))) is not None:
-                return trouble
-            try:
-                return JSONResponse(self._answer(tenant, form, f"{base_url}/{tenant}/oauth2/v2.0/token"))
-            except _No as no:
-                return _refusal(no)
+        async def instances(request: Request) -> Response:
+            """Whoever asks which clouds there are hears of this one only, whatever it calls itself."""
+            asked = urlsplit(request.query_params.get("authorization_endpoint", ""))
+            tenant = asked.path.strip("/").partition("/")[0] or "common"
+            here = urlsplit(base_url).netloc
+            names = {"preferred_network": here, "preferred_cache": here, "aliases": [here]}
+            return JSONResponse(
+                {
+                    "tenant_discovery_endpoint": f"{base_url}/{tenant}/v2.0/.well-known/openid-configuration",
+                    "api-version": "1.1",
+                    "metadata": [names],
+                }
+            )
 
-        async def device(request: Request) -> Response:
-            form = await _form(request)
-            try:
-                return JSONResponse(self._device(request.path_params["tenant"], form, base_url))
-            except _No as no:
-                return _refusal(no)
+        async def keys(_request: Request) -> Response:
+            return JSONResponse(public_keys())
+
+        def answering(
+            answer: Callable[[_Ask, Request], Awaitable[Response]],
+        ) -> Callable[[Request], Awaitable[Response]]:
+            """Read the form; what is wrong with it or refused is said as Entra does."""
+
+            async def answered(request: Request) -> Response:
+                tenant, correlation = request.path_params["tenant"], _correlation(request)
+                try:
+                    return await answer(_Ask(tenant, f"{base_url}/{tenant}", await _form(request)), request)
+                except No as no:
+                    return refusal(no, correlation)
+                except ClientDisconnect:
+                    return Response(status_code=499)
+                except Exception:  # noqa: BLE001 - whatever a client has sent, it must not look like an outage
+                    _LOG.exception("a request to %s cannot be read", request.url.path)
+                    return refusal(No(9002313), correlation)
+
+            return answered
+
+        async def token(ask: _Ask, request: Request) -> Response:
+            self.requests += 1
+            if (said := await self._misbehaved(ask.form.get("client_id", ""))) is not None:
+                return said
+            rule = self._play.answer(Moment.TOKEN, ask.rehearsed) if self._play else None
+            if rule is not None and (said := await _spoken(rule, request)) is not None:
+                return said
+            answer = self._answer(ask)
+            if rule is not None and rule.reply == LOST:
+                await unspoken(rule.reply, request)
+            return JSONResponse(answer, headers={"Cache-Control": "no-store", "Pragma": "no-cache"})
+
+        async def device(ask: _Ask, _request: Request) -> Response:
+            return JSONResponse(self._device(ask, base_url))
 
         async def sign_in(request: Request) -> Response:
-            form = await _form(request)
-            if self.approve(form.get("user_code", ""), form.get("user", "")):
-                return PlainTextResponse("Signed in. You may close this window.")
+            with contextlib.suppress(No):
+                form = await _form(request)
+                if self.approve(form.get("user_code", ""), form.get("user", "")):
+                    return PlainTextResponse("Signed in. You may close this window.")
             return PlainTextResponse("There is no such code.", status_code=404)
 
         async def registration(request: Request) -> Response:
@@ -240,9 +334,14 @@ class TokenAuthority:
             return JSONResponse({"expired": True})
 
         async def misbehave(request: Request) -> Response:
-            wish = dict(await request.json())
-            client_id = str(wish.pop("client_id"))
-            self.troubled(TokenTrouble(**wish) if wish else None, client_id)
+            try:
+                wish = dict(await request.json())
+                client_id = str(wish.pop("client_id"))
+                self.troubled(TokenTrouble(**wish) if wish else None, client_id)
+            except KeyError as error:
+                return JSONResponse({"problem": f"{error} is missing"}, 400)
+            except (TypeError, ValueError) as error:
+                return JSONResponse({"problem": str(error)}, 400)
             return JSONResponse({"client_id": client_id, **wish})
 
         async def state(_request: Request) -> Response:
@@ -254,8 +353,10 @@ class TokenAuthority:
                 Route("/msi/token", metadata),
                 Route("/v1.0/applications(appId='{app}')", registration),
                 Route("/{tenant}/v2.0/.well-known/openid-configuration", configuration),
-                Route("/{tenant}/oauth2/v2.0/token", token, methods=["POST"]),
-                Route("/{tenant}/oauth2/v2.0/devicecode", device, methods=["POST"]),
+                Route("/common/discovery/instance", instances),
+                Route("/{tenant}/discovery/v2.0/keys", keys),
+                Route("/{tenant}/oauth2/v2.0/token", answering(token), methods=["POST"]),
+                Route("/{tenant}/oauth2/v2.0/devicecode", answering(device), methods=["POST"]),
                 Route("/_emulator/devicelogin", sign_in, methods=["POST"]),
                 Route("/_emulator/expire-tokens", expire, methods=["POST"]),
                 Route("/_emulator/token-trouble", misbehave, methods=["POST"]),
@@ -264,69 +365,70 @@ class TokenAuthority:
         )
 
     async def _misbehaved(self, client_id: str) -> Response | None:
-        trouble = self._trouble.get(client_id)
-        if trouble is None or trouble.times < 1:
+        wish = self._trouble.get(client_id)
+        if wish is None or wish.times < 1:
             return None
-        self._trouble[client_id] = replace(trouble, times=trouble.times - 1)
-        if trouble.delay:
-            await asyncio.sleep(trouble.delay)
-        if trouble.aadsts is not None:
-            return _refusal(_No(trouble.aadsts, retry_after=trouble.retry_after))
-        if trouble.status is not None:
-            headers = {"Retry-After": str(trouble.retry_after)} if trouble.retry_after is not None else {}
-            return PlainTextResponse("Service trouble", status_code=trouble.status, headers=headers)
-        return None
+        self._trouble[client_id] = replace(wish, times=wish.times - 1)
+        if wish.delay:
+            await asyncio.sleep(wish.delay)
+        if wish.aadsts is not None:
+            return refusal(No(wish.aadsts, retry_after=wish.retry_after))
+        return trouble(wish.status, wish.retry_after) if wish.status is not None else None
 
-    def _answer(self, tenant: str, form: dict[str, str], endpoint: str) -> dict[str, object]:
+    def _answer(self, ask: _Ask) -> dict[str, object]:
         """An answer of RFC 6749 section 5.1.
 
         Raises:
-            _No: what is answered instead.
+            No: what is answered instead.
         """
-        app = self._app(tenant, form)
-        asked = _Asked(form.get("grant_type", ""), app.client_id, _proof(form))
+        grant = ask.given("grant_type")
+        app = self._app(ask)
+        asked = _Asked(grant, app.client_id, _proof(ask.form))
         self.asked.append(asked)
-        match asked.grant:
+        match grant:
             case "client_credentials":
-                answer = self._for_itself(app, form, endpoint)
+                answer = self._for_itself(app, ask)
             case "refresh_token":
-                answer = self._refreshed(app, form)
+                answer = self._refreshed(app, ask)
             case grant if grant == _DEVICE_CODE:
-                answer = self._signed_in(app, form)
+                answer = self._signed_in(app, ask)
             case _:
-                raise _No(70003, "The app requested an unsupported grant type.")
+                raise No(70003, "The app requested an unsupported grant type.")
         asked.ok = True
         return answer
 
-    def _app(self, tenant: str, form: dict[str, str]) -> AppRegistration:
-        app = self._apps.get((tenant, form.get("client_id", "")))
-        if app is None:
-            what = f"Application with identifier '{form.get('client_id')}' was not found in the directory '{tenant}'."
-            raise _No(700016, what)
-        return app
+    def _app(self, ask: _Ask) -> AppRegistration:
+        """The app that asks. One that acts for a person may leave it to the person's account which tenant it is."""
+        client_id = ask.client_id
+        if ask.tenant in _OF_NO_TENANT:
+            found = next((app for app in self._apps.values() if app.client_id == client_id), None)
+            if found is not None and ask.form.get("grant_type") == "client_credentials":
+                raise No(50194)
+        elif ask.tenant not in self._tenants:
+            raise No(90002, f"Tenant '{ask.tenant}' not found. Check to make sure you have the correct tenant ID.")
+        else:
+            found = self._apps.get((ask.tenant, client_id))
+        if found is None:
+            what = f"Application with identifier '{client_id}' was not found in the directory '{ask.tenant}'."
+            raise No(700016, what)
+        return found
 
-    def _for_itself(self, app: AppRegistration, form: dict[str, str], endpoint: str) -> dict[str, object]:
-        if form.get("client_assertion_type") == _JWT_BEARER:
-            if (found := assertion.wrong(form.get("client_assertion", ""), app, endpoint)) is not None:
-                raise _No(found.aadsts, found.text)
-        elif "client_secret" not in form:
-            raise _No(7000218)
-        elif not secrets.compare_digest(form["client_secret"].encode(), app.client_secret.encode()):
-            raise _No(7000215)
-        scope = form.get("scope", "")
-        if not scope.endswith("/.default"):
-            raise _No(70011, f"The provided value for scope {scope} is not valid.")
-        audience = scope.removesuffix("/.default")
-        claims = {"appid": app.client_id, "roles": [*app.roles], "idtyp": "app"}
-        may = "SMTP.SendAsApp" in app.roles or app.by_role_assignment
-        return self._granted(audience, app.tenant_id, claims, _Issued(app.client_id, audience, 0, may_submit=may))
+    def _for_itself(self, app: AppRegistration, ask: _Ask) -> dict[str, object]:
+        if not _proven(app, ask):
+            raise No(7000218)
+        audience = resource_of_app(ask.form.get("scope", ""), ask.tenant)
+        roles = shown(audience, app.roles)
+        claims = {"appid": app.client_id, "roles": roles, "idtyp": "app"}
+        issued = _Issued(app.client_id, audience, frozenset(roles), by_role_assignment=app.by_role_assignment)
+        return self._granted(app.tenant_id, claims, issued)
 
-    def _device(self, tenant: str, form: dict[str, str], base_url: str) -> dict[str, object]:
-        app = self._app(tenant, form)
+    def _device(self, ask: _Ask, base_url: str) -> dict[str, object]:
+        app = self._app(ask)
         if not app.public:
-            raise _No(7000218)
+            raise No(7000218)
+        scope = scope_of_person(ask.form.get("scope", ""), ask.tenant)
         code, user_code = secrets.token_urlsafe(32), secrets.token_hex(4).upper()
-        self._devices[code] = _Device(app.client_id, form.get("scope", ""), time.time() + _DEVICE_LIFETIME)
+        self._devices[code] = _Device(app.client_id, scope, time.time() + _DEVICE_LIFETIME)
         self._user_codes[user_code] = code
         where = f"{base_url}/_emulator/devicelogin"
         return {
@@ -338,66 +440,79 @@ class TokenAuthority:
             "message": f"To sign in, use a web browser to open the page {where} and enter the code {user_code}.",
         }
 
-    def _signed_in(self, app: AppRegistration, form: dict[str, str]) -> dict[str, object]:
-        code = form.get("device_code", "")
+    def _signed_in(self, app: AppRegistration, ask: _Ask) -> dict[str, object]:
+        code = ask.given("device_code")
         device = self._devices.get(code)
         if device is None or device.client_id != app.client_id:
-            raise _No(70018, "Invalid verification code.")
+            raise No(70018, "Invalid verification code.")
         if device.expires < time.time():
-            raise _No(70019, "Verification code expired.")
+            raise No(70019, "Verification code expired.")
         if not device.user:
-            raise _No(70016, "Pending end-user authorization.")
+            raise No(70016, "Pending end-user authorization.")
+        answer = self._delegated(app, device.user, device.scope, ask)
         del self._devices[code]
-        return self._delegated(app, device.user, device.scope)
+        return answer
 
-    def _refreshed(self, app: AppRegistration, form: dict[str, str]) -> dict[str, object]:
-        """Each refresh token is good for one use, which is stricter than Entra and shows whoever shares badly."""
-        refresh = self._refresh.pop(form.get("refresh_token", ""), None)
+    def _refreshed(self, app: AppRegistration, ask: _Ask) -> dict[str, object]:
+        """Each refresh token is good for one use, which is stricter than Entra and shows whoever shares badly.
+
+        One that could not be used is as good as before. Without a `scope` it is for what was asked for at the sign-in
+        (RFC 6749 section 6); with one it may be for another resource, as at Entra.
+        """
+        token = ask.given("refresh_token")
+        if not _proven(app, ask) and not app.public:
+            raise No(7000218)
+        refresh = self._refresh.get(token)
         if refresh is None or refresh.client_id != app.client_id:
-            raise _No(70000)
-        return self._delegated(app, refresh.user, form.get("scope", ""))
+            raise No(70000)
+        wanted = ask.form.get("scope")
+        scope = scope_of_person(wanted, ask.tenant) if wanted else refresh.scope
+        answer = self._delegated(app, refresh.user, replace(scope, offline=True), ask)
+        del self._refresh[token]
+        return answer
 
-    def _delegated(self, app: AppRegistration, user: str, scope: str) -> dict[str, object]:
-        wanted = [item for item in scope.split() if item not in _RESERVED]
-        if len(wanted) != 1 or "/" not in wanted[0]:
-            raise _No(70011)
-        audience, _, permission = wanted[0].rpartition("/")
-        claims = {"appid": app.client_id, "scp": permission, "upn": user, "oid": _id(user)}
-        issued = _Issued(app.client_id, audience, 0, user.lower(), may_submit=permission == "SMTP.Send")
-        refresh = secrets.token_urlsafe(48)
-        self._refresh[refresh] = _Refresh(app.client_id, user)
-        identity: dict[str, object] = {"aud": app.client_id, "tid": app.tenant_id, "oid": _id(user), "sub": _id(user)}
-        now = int(time.time())
-        identity |= {"preferred_username": user, "name": user, "iss": "emulator", "iat": now, "exp": now + _LIFETIME}
-        return {
-            **self._granted(audience, app.tenant_id, claims, issued),
-            "scope": wanted[0],
-            "refresh_token": refresh,
-            "id_token": f"{_part({'alg': 'none'})}.{_part(identity)}.",
-            "client_info": _part({"uid": _id(user), "utid": app.tenant_id}),
+    def _delegated(self, app: AppRegistration, user: str, scope: Scope, ask: _Ask) -> dict[str, object]:
+        claims = {"appid": app.client_id, "scp": " ".join(scope.permissions), "upn": user, "oid": _id(user)}
+        issued = _Issued(app.client_id, scope.audience, frozenset(scope.permissions), user=user.lower())
+        answer = {
+            **self._granted(app.tenant_id, claims, issued),
+            "scope": scope.text,
+            "client_info": part({"uid": _id(user), "utid": app.tenant_id}),
         }
+        if scope.offline:
+            answer["refresh_token"] = secrets.token_urlsafe(48)
+            self._refresh[str(answer["refresh_token"])] = _Refresh(app.client_id, user, scope)
+        if scope.identity:
+            now = int(time.time())
+            who = {"oid": _id(user), "sub": _id(user), "preferred_username": user, "name": user}
+            about = {"aud": app.client_id, "tid": app.tenant_id, "iss": f"{_parent(ask.place)}/{app.tenant_id}/v2.0"}
+            answer["id_token"] = signed({**about, **who, "iat": now, "nbf": now, "exp": now + _LIFETIME, "ver": "2.0"})
+        return answer
 
-    def _granted(self, audience: str, tenant: str, claims: Mapping[str, object], issued: _Issued) -> dict[str, object]:
+    def _granted(self, tenant: str, claims: Mapping[str, object], issued: _Issued) -> dict[str, object]:
         return {
             "token_type": "Bearer",
             "expires_in": self.lifetime,
             "ext_expires_in": self.lifetime,
-            "access_token": self._issue(audience, tenant, claims, issued),
+            "access_token": self._issue(tenant, claims, issued),
         }
 
-    def _issue(self, audience: str, tenant: str, more: Mapping[str, object], issued: _Issued) -> str:
+    def _issue(self, tenant: str, more: Mapping[str, object], issued: _Issued) -> str:
         now = int(time.time())
         claims = {
-            "aud": audience,
+            "aud": issued.audience,
+            "iss": f"https://sts.windows.net/{tenant}/",
             "tid": tenant,
             **more,
             "iat": now,
+            "nbf": now,
             "exp": now + self.lifetime,
+            "ver": "1.0",
             "uti": uuid.uuid4().hex,
             # Real tokens are long, and clients must be able to send them: RFC 4954 forbids them in one AUTH line.
             "xms_padding": uuid.uuid4().hex * 30,
         }
-        token = ".".join(_part(item) for item in ({"alg": "none", "typ": "JWT"}, claims)) + ".emulated"
+        token = signed(claims)
         issued.expires = now + self.lifetime
         self._issued[token] = issued
         return token
@@ -439,9 +554,9 @@ class TokenAuthority:
             return JSONResponse({"error": "invalid_request", "error_description": "Identity not found"}, 400)
         audience = request.query_params.get("resource", "")
         claims = {"appid": identity.client_id, "roles": [*identity.roles], "idtyp": "app"}
-        issued = _Issued(identity.client_id, audience, 0, may_submit="SMTP.SendAsApp" in identity.roles)
+        issued = _Issued(identity.client_id, audience, frozenset(identity.roles))
         self.asked.append(_Asked("managed_identity", identity.client_id, "platform", ok=True))
-        token = self._issue(audience, identity.tenant_id, claims, issued)
+        token = self._issue(identity.tenant_id, claims, issued)
         return JSONResponse(
             {
                 "access_token": token,
@@ -454,9 +569,59 @@ class TokenAuthority:
         )
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """Read the form without the multipart library that Starlette would want."""
-    return dict(parse_qsl((await request.body()).decode()))
+async def _form(request: Request) -> Mapping[str, str]:
+    """Read the form without the multipart library that Starlette would want, and HTTP Basic (RFC 6749 section 2.3.1).
+
+    Raises:
+        No: it is no text.
+    """
+    try:
+        form = dict(parse_qsl((await request.body()).decode(), keep_blank_values=True))
+    except UnicodeDecodeError:
+        raise No(9002313) from None
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return form
+    try:
+        name, _, secret = base64.b64decode(value, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return form
+    return form | {"client_id": unquote_plus(name), "client_secret": unquote_plus(secret)}
+
+
+def _correlation(request: Request) -> str:
+    """What the client calls its request, if that is a name that Entra repeats."""
+    try:
+        return str(uuid.UUID(request.headers.get("client-request-id", "")))
+    except ValueError:
+        return ""
+
+
+async def _spoken(rule: Rule, request: Request) -> Response | None:
+    """What a rule has said; None: the token is issued all the same."""
+    if rule.delay:
+        await asyncio.sleep(rule.delay)
+    if rule.reply == LOST:
+        return None
+    await unspoken(rule.reply, request)
+    return by_rule(rule, _correlation(request))
+
+
+def _proven(app: AppRegistration, ask: _Ask) -> bool:
+    """Whether the client has shown who it is; False: it has not tried.
+
+    Raises:
+        No: what it has shown is wrong.
+    """
+    if ask.form.get("client_assertion_type") == _JWT_BEARER:
+        if (found := assertion.wrong(ask.form.get("client_assertion", ""), app, ask.endpoint)) is not None:
+            raise No(found.aadsts, found.text)
+        return True
+    if "client_secret" not in ask.form:
+        return False
+    if not secrets.compare_digest(ask.form["client_secret"].encode(), app.client_secret.encode()):
+        raise No(7000215)
+    return True
 
 
 def _proof(form: Mapping[str, str]) -> str:
@@ -467,32 +632,5 @@ def _id(user: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, user.lower()))
 
 
-def _part(claims: Mapping[str, Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
-
-
-_PENDING = {
-    70016: (400, "authorization_pending"),
-    70018: (400, "bad_verification_code"),
-    70019: (400, "expired_token"),
-    70003: (400, "unsupported_grant_type"),
-}
-
-
-def _refusal(no: _No) -> Response:
-    if no.aadsts in _PENDING:
-        return _error(*_PENDING[no.aadsts], no.aadsts, no.text)
-    status, error, text = ERRORS[no.aadsts]
-    return _error(status, error, no.aadsts, no.text or text, no.retry_after)
-
-
-def _error(status: int, error: str, code: int, text: str, retry_after: int | None = None) -> Response:
-    trace = uuid.uuid4()
-    body = {
-        "error": error,
-        "error_description": f"AADSTS{code}: {text} Trace ID: {trace} Correlation ID: {uuid.uuid4()}",
-        "error_codes": [code],
-        "trace_id": str(trace),
-    }
-    headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
-    return JSONResponse(body, status_code=status, headers=headers)
+def _parent(place: str) -> str:
+    return place.rpartition("/")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worker.emulator.entra import GRAPH_RESOURCE
+from worker.emulator.permissions import GRAPH_RESOURCE
 from worker.emulator.run import Emulator
 
 

@@ -25,7 +25,8 @@ from starlette.routing import Route
 
 from worker.emulator.accepted import AcceptedMails
 from worker.emulator.backstage import Backstage
-from worker.emulator.entra import GRAPH_RESOURCE, TokenAuthority
+from worker.emulator.entra import TokenAuthority
+from worker.emulator.permissions import GRAPH_RESOURCE, SEND
 from worker.emulator.scenario import DROP, LOST, SILENT, Moment, Rule
 from worker.emulator.world import MailboxAccount
 
@@ -143,7 +144,7 @@ class GraphServer:
         account = self._accounts.get(user)
         if not token:
             raise _Refused(401, "InvalidAuthenticationToken", "Access token is empty.")
-        problem = self._authority.check(user, token, GRAPH_RESOURCE)
+        problem = self._authority.check(user, token, GRAPH_RESOURCE, SEND)
         if "audience" in problem:
             raise _Refused(401, "InvalidAuthenticationToken", "Access token validation failure. Invalid audience.")
         if "expired" in problem:

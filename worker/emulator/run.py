@@ -101,7 +101,7 @@ async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
         stack.callback(backstage.journal.close)
         mailboxes = [*plan.office365_mailboxes, *_named_by_rules(plan)]
         tls = certificates.server_context()
-        authority = TokenAuthority(list(plan.apps), mailboxes, plan.identities)
+        authority = TokenAuthority(list(plan.apps), mailboxes, plan.identities, play=backstage.play)
         office365 = SmtpServer(plan.office365, mailboxes, tls, accepted, backstage, authority.check)
         unlimited = replace(backstage, governor=Governor(Limits()), play=Play(plan.catalogue or catalogue()))
         ordinary = SmtpServer(plan.ordinary, list(plan.ordinary_mailboxes), tls, accepted, unlimited)

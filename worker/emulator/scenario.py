@@ -28,7 +28,8 @@ class Moment(StrEnum):
     """When a rule speaks.
 
     GRAPH_ACCESS is at every request to Graph before it is looked at, GRAPH when a mail is to be sent; BOUNCE is after
-    the acceptance: a non-delivery report.
+    the acceptance: a non-delivery report; TOKEN is at every request for a token, where the client's id stands for the
+    mailbox (`<client id>@<tenant>`).
     """
 
     CONNECT = "connect"
@@ -42,6 +43,7 @@ class Moment(StrEnum):
     GRAPH_ACCESS = "graph-access"
     GRAPH = "graph"
     BOUNCE = "bounce"
+    TOKEN = "token"  # noqa: S105 - a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,15 @@ class Rule:
     """One reply.
 
     Attributes:
-        reply: an SMTP reply; for Graph `<status> <ErrorCode> <message>`. `drop` hangs up without a word, `lost`
-            accepts and hangs up, `silent` never answers.
+        reply: an SMTP reply; for Graph `<status> <ErrorCode> <message>`; for a token `<status> <error> <text>`, or a
+            status alone. `drop` hangs up without a word, `lost` accepts and hangs up, `silent` never answers.
         says: what it means, for the list.
         mailbox: whose login, with `*`; empty: everybody's.
         recipient: one of the mail's recipients, with `*`; empty: whoever they are.
         mechanism: of authentication, `login` or `xoauth2`; empty: any.
         times: so often and no more; 0: always.
-        retry_after: seconds, of Graph.
+        retry_after: seconds, of Graph and of the token endpoint.
+        delay: seconds before the token endpoint answers.
         accepts: the mail is taken all the same.
     """
 
@@ -69,6 +72,7 @@ class Rule:
     mechanism: str = ""
     times: int = 0
     retry_after: int = 0
+    delay: float = 0
     accepts: bool = False
 
     def concerns(self, login: str, recipients: Sequence[str]) -> bool:
@@ -150,7 +154,15 @@ class Catalogue:
         return replace(found, rules=tuple(_narrowed(rule, pattern) for rule in found.rules)) if pattern else found
 
 
-_BEFORE_RECIPIENTS = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS, Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS)
+_BEFORE_RECIPIENTS = (
+    Moment.CONNECT,
+    Moment.EHLO,
+    Moment.STARTTLS,
+    Moment.AUTH,
+    Moment.MAIL,
+    Moment.GRAPH_ACCESS,
+    Moment.TOKEN,
+)
 
 
 def _narrowed(rule: Rule, pattern: str) -> Rule:

@@ -43,7 +43,7 @@ class TokenTrouble:
     """What the token endpoint does instead of its work. Any of them may be left out.
 
     Attributes:
-        aadsts: number of an error that it knows the status and words of (`entra.ERRORS`).
+        aadsts: number of an error that it knows the status and words of (`aadsts.ERRORS`).
         status: 4xx or 5xx, with no body that OAuth knows.
         retry_after: seconds, in the header.
         delay: seconds before it answers.
@@ -64,7 +64,7 @@ class AppRegistration:
     Attributes:
         certificates: PEM, that assertions may be signed with.
         roles: application permissions that were consented to.
-        by_role_assignment: Exchange's own RBAC gives it SMTP.SendAsApp; the token then shows no role for it.
+        by_role_assignment: Exchange's own RBAC gives it what it needs; the token then need show no role for it.
         secret_ends: of the client secret, told by Graph to an app with Application.Read.All.
         public: device codes are allowed ("Allow public client flows").
     """
@@ -74,7 +74,7 @@ class AppRegistration:
     client_secret: str = field(repr=False)
     certificates: tuple[str, ...] = ()
     federated: tuple[FederatedCredential, ...] = ()
-    roles: tuple[str, ...] = ("SMTP.SendAsApp", "Mail.Send")
+    roles: tuple[str, ...] = ("SMTP.SendAsApp", "Mail.Send", "Mail.ReadWrite")
     by_role_assignment: bool = False
     secret_ends: datetime | None = None
     public: bool = True

@@ -37,6 +37,7 @@ from worker.smtp.transport import SmtpTransport
 
 RULES = Path(__file__).with_name("rules.txt")
 BEFORE_LOGIN = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS)
+OF_NO_MAILBOX = (*BEFORE_LOGIN, Moment.TOKEN)
 OF_THE_MAILBOX = (Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS)
 AT_GRAPH = (Moment.GRAPH, Moment.GRAPH_ACCESS)
 
@@ -64,12 +65,12 @@ async def always() -> bool:
 
 async def met(emulator: Emulator, rule: Rule) -> Submission:
     """What our client brings home from a mail that meets a rule."""
-    emulator.play(*([rule.name] if rule.moment in BEFORE_LOGIN else []))
+    emulator.play(*([rule.name] if rule.moment in OF_NO_MAILBOX else []))
     name = rule.name if rule.moment in OF_THE_MAILBOX else "notifications"
     address, rcpt = f"{name}@contoso.example", parse(f"{rule.name}@fabrikam.example")
     answer = 0.5 if rule.reply == SILENT else 10.0
     async with AsyncExitStack() as stack:
-        tokens = MsalTokens(Events())
+        tokens = MsalTokens(Events(), answer if rule.moment is Moment.TOKEN else 20)
         stack.callback(tokens.close)
         if rule.moment in AT_GRAPH:
             box = graph_mailbox(emulator, address)
