@@ -24,6 +24,7 @@ from worker.telemetry import http
 
 TENANT_ID = "11111111-2222-3333-4444-555555555555"
 CLIENT_ID = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
+_GRACE = 1  # seconds that are left to requests when it ends: one that is never answered is part of the play
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +111,14 @@ async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
             stack.push_async_callback(server.close)
         listening, url = _https(plan, plan.token_port)
         entra = authority.application(url, office365.drop_sessions)
-        await stack.enter_async_context(http.serving(entra, listening, certificates.key_and_chain))
+        await stack.enter_async_context(http.serving(entra, listening, certificates.key_and_chain, grace=_GRACE))
         listening, graph_url = _https(plan, plan.graph_port)
         graph = GraphServer(mailboxes, authority, accepted, backstage, graph_url)
         running = Emulator(
             plan, certificates, office365, ordinary, authority, accepted, url, graph, graph_url, backstage
         )
         application = graph.application(*control.routes(running.play, plan.catalogue or catalogue()))
-        await stack.enter_async_context(http.serving(application, listening, certificates.key_and_chain))
+        await stack.enter_async_context(http.serving(application, listening, certificates.key_and_chain, grace=_GRACE))
         yield running
 
 

@@ -47,7 +47,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    application: Starlette, listening: socket.socket, certificate: Path | None = None
+    application: Starlette, listening: socket.socket, certificate: Path | None = None, *, grace: int | None = None
 ) -> AsyncIterator[None]:
     """Serve an application on a bound socket while the context lasts.
 
@@ -55,10 +55,17 @@ async def serving(
         application: what to serve.
         listening: from `bound`.
         certificate: file with key and chain, for https.
+        grace: seconds that requests under way have at the end; None: until they are answered.
     """
     pem = str(certificate) if certificate else None
     config = uvicorn.Config(
-        application, ssl_certfile=pem, ssl_keyfile=pem, log_config=None, access_log=False, lifespan="off"
+        application,
+        ssl_certfile=pem,
+        ssl_keyfile=pem,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=grace,
     )
     server = _Server(config)
     # No task group: what goes wrong in the caller's block must come out of it as it is.
@@ -68,3 +75,5 @@ async def serving(
     finally:
         server.should_exit = True
         await task
+        for connection in tuple(server.server_state.connections):  # of clients that have outstayed the grace
+            connection.transport.abort()
