@@ -204,7 +204,7 @@ class GraphServer:
         self._draft(request, account)
         upload, name = opened(account.address, request.path_params["draft"], Fields.of(body)), uuid.uuid4().hex
         self._uploads[name] = upload
-        return JSONResponse({"uploadUrl": f"{self._elsewhere(request)}/upload/{name}", **upload.state}, 201)
+        return JSONResponse({"uploadUrl": f"{self._elsewhere(request)}/upload/{name}", **upload.opening}, 201)
 
     def _elsewhere(self, request: Request) -> str:
         """Uploads go to another host, as at Microsoft's: whoever follows a token's host by name sees the difference."""
@@ -237,7 +237,7 @@ class GraphServer:
     async def _put(self, request: Request, upload: Upload) -> Response:
         upload.take(request.headers.get("content-range", ""), await request.body())
         if not upload.complete:
-            return JSONResponse(upload.state)
+            return JSONResponse(upload.progress)
         draft = self._drafts.get(upload.draft)
         if draft is None:
             raise Refused(404, "ErrorItemNotFound", "The specified object was not found in the store.")

@@ -24,7 +24,6 @@ class Upload:
     Attributes:
         draft: name of the draft that the file is for.
         described: the file.
-        shown: a token was sent along, which the address does not want and must not get.
     """
 
     mailbox: str
@@ -33,7 +32,6 @@ class Upload:
     size: int
     expires: datetime
     content: bytearray = field(default_factory=bytearray)
-    shown: bool = False
 
     @property
     def complete(self) -> bool:
@@ -41,12 +39,23 @@ class Upload:
         return len(self.content) == self.size
 
     @property
-    def state(self) -> dict[str, object]:
-        """What its client is told."""
+    def opening(self) -> dict[str, object]:
+        """What its client is told at first."""
+        return {"expirationDateTime": self._end, "nextExpectedRanges": ["0-"]}
+
+    @property
+    def progress(self) -> dict[str, object]:
+        """What its client is told after a piece, in both spellings: Microsoft's clouds do not agree on one."""
+        outlook = {"ExpirationDateTime": self._end, "NextExpectedRanges": [f"{len(self.content)}"]}
         return {
-            "expirationDateTime": self.expires.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "nextExpectedRanges": [] if self.complete else [f"{len(self.content)}-"],
+            **outlook,
+            "expirationDateTime": self._end,
+            "nextExpectedRanges": [f"{len(self.content)}-{self.size - 1}"],
         }
+
+    @property
+    def _end(self) -> str:
+        return self.expires.isoformat(timespec="seconds").replace("+00:00", "Z")
 
     @property
     def location(self) -> str:
