@@ -108,8 +108,8 @@ class _Ask:
         return self.given("client_id")
 
     @property
-    def rehearsed(self) -> str:
-        """By which rules know the client."""
+    def known_as(self) -> str:
+        """What stands for the mailbox where rules look for one."""
         return f"{self.form.get('client_id', '')}@{self.tenant}"
 
     def given(self, parameter: str) -> str:
@@ -200,7 +200,7 @@ class TokenAuthority:
     def approve(self, user_code: str, user: str) -> bool:
         """A person has typed the code in and signed in. Returns whether it was one."""
         device = self._devices.get(self._user_codes.get(user_code, ""))
-        if device is None:
+        if device is None or not user:
             return False
         device.user = user
         return True
@@ -304,7 +304,7 @@ class TokenAuthority:
             self.requests += 1
             if (said := await self._misbehaved(ask.form.get("client_id", ""))) is not None:
                 return said
-            rule = self._play.answer(Moment.TOKEN, ask.rehearsed) if self._play else None
+            rule = self._play.answer(Moment.TOKEN, ask.known_as) if self._play else None
             if rule is not None and (said := await _spoken(rule, request)) is not None:
                 return said
             answer = self._answer(ask)
@@ -398,8 +398,13 @@ class TokenAuthority:
         return answer
 
     def _app(self, ask: _Ask) -> AppRegistration:
-        """The app that asks. One that acts for a person may leave it to the person's account which tenant it is."""
+        """The app that asks. One that acts for a person may leave it to the person's account which tenant it is.
+
+        One that is called like a rule and has not been refused by it is the usual one.
+        """
         client_id = ask.client_id
+        if self._play is not None and self._play.knows(client_id):
+            client_id = next((app.client_id for app in self._apps.values()), client_id)
         if ask.tenant in _OF_NO_TENANT:
             found = next((app for app in self._apps.values() if app.client_id == client_id), None)
             if found is not None and ask.form.get("grant_type") == "client_credentials":

@@ -240,6 +240,10 @@ class Play:
         self._active = tuple(rule for scenario in scenarios for rule in scenario.rules)
         self._spoken.clear()
 
+    def knows(self, name: str) -> bool:
+        """Whether it is a rule's name."""
+        return name in self._known.rules
+
     def answer(
         self, moment: Moment, login: str = "", recipients: Sequence[str] = (), mechanism: str = ""
     ) -> Rule | None:

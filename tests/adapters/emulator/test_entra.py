@@ -101,6 +101,12 @@ async def test_rule_of_ones_own_waits_speaks_once_and_is_silent_then(tmp_path: P
     assert (await cloud.app()).status_code == 200
 
 
+async def test_client_named_like_a_rule_that_has_spoken_is_the_usual_app(cloud: Cloud) -> None:
+    assert (await cloud.app(client_id="token-unavailable-once")).status_code == 503
+    answer = await cloud.app(SMTP, client_id="token-unavailable-once")
+    assert cloud.emulator.authority.check(BOX, answer.json()["access_token"]) == ""
+
+
 async def test_token_that_is_lost_was_issued(cloud: Cloud) -> None:
     cloud.emulator.play("token-lost")
     with pytest.raises(httpx2.TransportError):
