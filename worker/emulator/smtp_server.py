@@ -15,11 +15,12 @@ from typing import Self
 from worker.emulator.accepted import AcceptedMails, field_of
 from worker.emulator.backstage import Backstage
 from worker.emulator.scenario import DROP, LOST, SILENT, Moment
+from worker.emulator.wire import Wire
 from worker.emulator.world import MailboxAccount, Profile
 
-_LIMIT = 64 * 1024 * 1024  # octets of one message
 _PATH = re.compile(rb"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
 _SIZE = re.compile(rb"\bSIZE=(\d+)", re.IGNORECASE)
+_TOO_LARGE = "552 5.3.4 Message size exceeds fixed maximum message size"
 _ADDRESS = re.compile(r"<([^<>]+)>|([^\s<>,]+@[^\s<>,]+)")
 
 CheckToken = Callable[[str, str], str]
@@ -28,9 +29,6 @@ CheckToken = Callable[[str, str], str]
 
 class _Bye(Exception):  # noqa: N818 - the way out of a session
     """The session is over."""
-
-
-_GONE = (_Bye, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
 @dataclass(slots=True)
@@ -77,7 +75,7 @@ class SmtpServer:
     async def listen(self, host: str, port: int) -> Self:
         """Start listening; port 0 takes a free one."""
         context = self._tls if self._implicit_tls else None
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_LIMIT, ssl=context)
+        self._server = await asyncio.start_server(self._serve, host, port, ssl=context)
         return self
 
     @property
@@ -108,14 +106,7 @@ class SmtpServer:
         session = _Session(self, reader, writer, self._tls, self._accepted, self._check_token)
         try:
             await session.run()
-        except (
-            _Bye,
-            ConnectionError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-            ssl.SSLError,
-            TimeoutError,
-        ):
+        except (_Bye, ConnectionError, ssl.SSLError, TimeoutError):
             pass
         finally:
             session.leave()
@@ -139,7 +130,7 @@ class _Session:
     ) -> None:
         self._server = server
         self._profile = server.profile
-        self._reader = reader
+        self._wire = Wire(reader)
         self._writer = writer
         self._tls = tls
         self._accepted = accepted
@@ -171,13 +162,12 @@ class _Session:
         if greeting:
             return
         while True:
-            line = (await self._reader.readuntil(b"\r\n"))[:-2]
-            verb, _, rest = line.partition(b" ")
+            verb, _, rest = (await self._wire.line()).partition(b" ")
             name = verb.decode("ascii", "replace").upper()
             handler = self._verbs.get(name)
             reply = await handler(rest) if handler else "500 5.3.3 Unrecognized command"
             if reply:
-                await self._reply(reply, name)
+                await self._reply(reply, name if handler else "?")  # what is no command may be a password
 
     def leave(self) -> None:
         """Give the places of this connection back."""
@@ -210,7 +200,7 @@ class _Session:
     async def _vanish(self, how: str, moment: str) -> None:
         self._tell(how, moment=moment)
         if how == SILENT:
-            await self._reader.read()
+            await self._wire.hung_up()
         raise _Bye
 
     def _end(self, *, accepted: bool) -> None:
@@ -249,6 +239,7 @@ class _Session:
             return "503 5.5.2 TLS is already on"
         if reply := await self._scripted(Moment.STARTTLS):
             return reply
+        await self._wire.forget()
         self._say("220 2.0.0 SMTP server ready")
         await self._writer.drain()
         await self._writer.start_tls(self._tls)
@@ -313,7 +304,7 @@ class _Session:
     async def _ask(self, prompt: bytes) -> str:
         self._say(f"334 {base64.b64encode(prompt).decode()}")
         await self._writer.drain()
-        return _text((await self._reader.readuntil(b"\r\n")).strip())
+        return _text(await self._wire.line())
 
     async def _mail(self, rest: bytes) -> str:
         found = _PATH.match(rest)
@@ -342,7 +333,7 @@ class _Session:
     def _too_large(self, parameters: bytes) -> str:
         found = _SIZE.search(parameters)
         fits = found is None or int(found[1]) <= self._governor.limits.octets
-        return "" if fits else "552 5.3.4 Message size exceeds fixed maximum message size"
+        return "" if fits else _TOO_LARGE
 
     def _counted_in(self) -> bool:
         """Whether this connection has a place among those that may submit for its login."""
@@ -386,17 +377,10 @@ class _Session:
             return refusal
         self._say("354 Start mail input; end with <CRLF>.<CRLF>")
         await self._writer.drain()
-        content = await self._content()
-        reply = await self._answer(content)
+        content = await self._wire.mail(self._governor.limits.octets)
+        reply = _TOO_LARGE if content is None else await self._answer(content)
         self._reset_state()
         return reply
-
-    async def _content(self) -> bytes:
-        first = await self._reader.readexactly(3)
-        if first == b".\r\n":
-            return b""
-        raw = first + await self._reader.readuntil(b"\r\n.\r\n")
-        return raw[:-3].replace(b"\r\n..", b"\r\n.").removeprefix(b".")
 
     async def _answer(self, content: bytes) -> str:
         scripted = next(
@@ -461,8 +445,6 @@ class _Session:
         )
 
     def _beyond_limits(self, content: bytes) -> str:
-        if len(content) > self._governor.limits.octets:
-            return "552 5.3.4 Message size exceeds fixed maximum message size"
         if not self._state.login:
             return ""
         return self._governor.quota(self._state.login, len(self._state.rcpt_to), len(content))

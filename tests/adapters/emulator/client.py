@@ -56,10 +56,14 @@ class Client:
         self.greeting = await self.hear()
         await self.say("EHLO test.example")
         await self.say("STARTTLS")
-        context = ssl.create_default_context(cafile=str(self._emulator.certificates.ca_file))
-        await self._writer.start_tls(context, server_hostname="localhost")
+        await self.upgraded()
         await self.say("EHLO test.example")
         return self
+
+    async def upgraded(self) -> None:
+        """TLS, without another word."""
+        context = ssl.create_default_context(cafile=str(self._emulator.certificates.ca_file))
+        await self._writer.start_tls(context, server_hostname="localhost")
 
     async def login(self, address: str = "notifications@contoso.example", password: str = "emulated-password") -> str:
         await self.say("AUTH LOGIN")
