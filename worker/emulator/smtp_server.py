@@ -8,7 +8,7 @@ import binascii
 import re
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -21,6 +21,10 @@ from worker.emulator.world import MailboxAccount, Profile
 _PATH = re.compile(rb"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
 _SIZE = re.compile(rb"\bSIZE=(\d+)", re.IGNORECASE)
 _TOO_LARGE = "552 5.3.4 Message size exceeds fixed maximum message size"
+_OUT_OF_SEQUENCE = "503 5.5.1 Bad sequence of commands"
+_CHUNK = re.compile(rb"(\d{1,18})( +LAST)?\s*", re.IGNORECASE)
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3} ")
+_BODY = re.compile(rb"\bBODY=(\w+)", re.IGNORECASE)
 _ADDRESS = re.compile(r"<([^<>]+)>|([^\s<>,]+@[^\s<>,]+)")
 
 CheckToken = Callable[[str, str], str]
@@ -41,10 +45,14 @@ class _State:
     mechanism: str = ""
     mail_from: str | None = None
     rcpt_to: list[str] = field(default_factory=list)
+    body: str = ""
+    chunks: list[bytes] = field(default_factory=list)
 
     def reset(self) -> None:
         self.mail_from = None
         self.rcpt_to = []
+        self.body = ""
+        self.chunks = []
 
 
 class SmtpServer:
@@ -150,6 +158,7 @@ class _Session:
             "MAIL": self._mail,
             "RCPT": self._rcpt,
             "DATA": self._data,
+            **({"BDAT": self._bdat} if "CHUNKING" in self._profile.keywords else {}),
             "RSET": self._rset,
             "NOOP": self._noop,
             "QUIT": self._quit,
@@ -214,7 +223,7 @@ class _Session:
         self._state.reset()
 
     def _say(self, reply: str) -> None:
-        self._writer.write(reply.encode() + b"\r\n")
+        self._writer.write("".join(f"{line}\r\n" for line in _lines(reply)).encode())
 
     async def _ehlo(self, _name: bytes) -> str:
         if reply := await self._scripted(Moment.EHLO):
@@ -226,8 +235,7 @@ class _Session:
             keywords.append("STARTTLS")
         elif self._profile.mechanisms:
             keywords.append(f"AUTH {' '.join(self._profile.mechanisms)}")
-        lines = [f"{self._profile.host} Hello", *keywords]
-        return "\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"])
+        return "\n".join([f"250 {self._profile.host} Hello", *keywords])
 
     async def _helo(self, _name: bytes) -> str:
         self._state.greeted = True
@@ -327,6 +335,7 @@ class _Session:
             return "421 4.4.2 Message submission rate for this client has exceeded the configured limit"
         self._begun = True
         self._state.mail_from = found[1].decode()
+        self._state.body = body[1].decode().upper() if (body := _BODY.search(found[2])) else ""
         self._tell("mail", mail_from=self._state.mail_from)
         return "250 2.1.0 Sender OK"
 
@@ -352,6 +361,8 @@ class _Session:
         found = _PATH.match(rest)
         if self._state.mail_from is None:
             return "503 5.5.2 Need mail command"
+        if self._state.chunks:
+            return _OUT_OF_SEQUENCE
         if found is None:
             return "501 5.1.3 Invalid address"
         recipient = found[1].decode()
@@ -373,12 +384,36 @@ class _Session:
     async def _data(self, _rest: bytes) -> str:
         if not self._state.rcpt_to:
             return "503 5.5.2 Need rcpt command"
+        if self._state.chunks or self._state.body == "BINARYMIME":
+            return _OUT_OF_SEQUENCE
         if refusal := await self._scripted(Moment.DATA):
             return refusal
         self._say("354 Start mail input; end with <CRLF>.<CRLF>")
         await self._writer.drain()
         content = await self._wire.mail(self._governor.limits.octets)
         reply = _TOO_LARGE if content is None else await self._answer(content)
+        self._reset_state()
+        return reply
+
+    async def _bdat(self, rest: bytes) -> str:
+        """A chunk (RFC 3030), which has come whatever the answer is."""
+        found = _CHUNK.fullmatch(rest)
+        if found is None:
+            return "501 5.5.4 Invalid arguments"
+        size, last = int(found[1]), bool(found[2])
+        room = self._governor.limits.octets - sum(map(len, self._state.chunks))
+        chunk = await self._wire.chunk(size, room)
+        if not self._state.rcpt_to:
+            return "503 5.5.2 Need rcpt command"
+        if not self._state.chunks and (refusal := await self._scripted(Moment.DATA)):
+            return refusal
+        if chunk is None:
+            self._reset_state()
+            return _TOO_LARGE
+        self._state.chunks.append(chunk)
+        if not last:
+            return f"250 2.6.0 CHUNK received OK, {size} octets"
+        reply = await self._answer(b"".join(self._state.chunks))
         self._reset_state()
         return reply
 
@@ -441,7 +476,10 @@ class _Session:
         return (
             f"554 5.2.252 SendAsDenied; {self._state.login} not allowed to send as {sender}; "
             "STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; "
-            f"Failed to process message due to a permanent exception. [Hostname={self._profile.host}]"
+            "Failed to process message due to a permanent exception with message\n"
+            "[BeginDiagnosticData]Cannot submit message. 0.35250:0A00CD8F, 1.36674:0A000000,\n"
+            "5.56248:DC04000053656E64417320636865636B206661696C6564206265636175736520414149206973206E756C6C\n"
+            f"[EndDiagnosticData] [Hostname={self._profile.host}]"
         )
 
     def _beyond_limits(self, content: bytes) -> str:
@@ -464,6 +502,15 @@ class _Session:
     def _tls_version(self) -> str:
         tls = self._writer.get_extra_info("ssl_object")
         return str(tls.version()) if tls else "none"
+
+
+def _lines(reply: str) -> Iterator[str]:
+    """The lines of a reply whose text has several: Exchange repeats the enhanced code on each."""
+    code, _, text = reply.partition(" ")
+    first, *others = text.split("\n")
+    enhanced = found[0] if (found := _ENHANCED.match(first)) else ""
+    texts = [first, *(f"{enhanced}{other}" for other in others)]
+    return (f"{code}{'-' if number < len(texts) else ' '}{line}" for number, line in enumerate(texts, 1))
 
 
 def _text(encoded: bytes) -> str:
