@@ -8,24 +8,22 @@ import binascii
 import re
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from worker.emulator import envelope, sending_as
 from worker.emulator.accepted import AcceptedMails, field_of
 from worker.emulator.backstage import Backstage
 from worker.emulator.scenario import DROP, LOST, SILENT, Moment
 from worker.emulator.wire import Wire
 from worker.emulator.world import MailboxAccount, Profile
 
-_PATH = re.compile(rb"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
-_SIZE = re.compile(rb"\bSIZE=(\d+)", re.IGNORECASE)
 _TOO_LARGE = "552 5.3.4 Message size exceeds fixed maximum message size"
 _OUT_OF_SEQUENCE = "503 5.5.1 Bad sequence of commands"
 _CHUNK = re.compile(rb"(\d{1,18})( +LAST)?\s*", re.IGNORECASE)
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3} ")
-_BODY = re.compile(rb"\bBODY=(\w+)", re.IGNORECASE)
-_ADDRESS = re.compile(r"<([^<>]+)>|([^\s<>,]+@[^\s<>,]+)")
+_HELLO_FIRST = "503 5.5.2 Send hello first"
 
 CheckToken = Callable[[str, str], str]
 """Mailbox and bearer token → empty if good, else the reply."""
@@ -37,7 +35,12 @@ class _Bye(Exception):  # noqa: N818 - the way out of a session
 
 @dataclass(slots=True)
 class _State:
-    """What a session has come to."""
+    """What a session has come to.
+
+    Attributes:
+        told_of: recipients whose non-delivery the sender wants to hear of (RFC 3461).
+        parameters: of MAIL.
+    """
 
     tls: str = "none"
     greeted: bool = False
@@ -45,14 +48,20 @@ class _State:
     mechanism: str = ""
     mail_from: str | None = None
     rcpt_to: list[str] = field(default_factory=list)
-    body: str = ""
+    told_of: list[str] = field(default_factory=list)
+    parameters: Mapping[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
 
     def reset(self) -> None:
         self.mail_from = None
         self.rcpt_to = []
-        self.body = ""
+        self.told_of = []
+        self.parameters = {}
         self.chunks = []
+
+
+class _Cancelled(Exception):  # noqa: N818 - what the client did
+    """The client has broken its login off."""
 
 
 class SmtpServer:
@@ -174,9 +183,15 @@ class _Session:
             verb, _, rest = (await self._wire.line()).partition(b" ")
             name = verb.decode("ascii", "replace").upper()
             handler = self._verbs.get(name)
-            reply = await handler(rest) if handler else "500 5.3.3 Unrecognized command"
+            reply = await self._handled(handler, rest) if handler else "500 5.3.3 Unrecognized command"
             if reply:
                 await self._reply(reply, name if handler else "?")  # what is no command may be a password
+
+    async def _handled(self, handler: Callable[[bytes], Awaitable[str]], rest: bytes) -> str:
+        try:
+            return await handler(rest)
+        except envelope.Malformed as wrong:
+            return str(wrong)
 
     def leave(self) -> None:
         """Give the places of this connection back."""
@@ -225,19 +240,23 @@ class _Session:
     def _say(self, reply: str) -> None:
         self._writer.write("".join(f"{line}\r\n" for line in _lines(reply)).encode())
 
-    async def _ehlo(self, _name: bytes) -> str:
+    async def _ehlo(self, name: bytes) -> str:
+        envelope.check_host(name)
         if reply := await self._scripted(Moment.EHLO):
             return reply
         self._state.greeted = True
         self._reset_state()
-        keywords = [*self._profile.keywords]
-        if self._state.tls == "none":
-            keywords.append("STARTTLS")
-        elif self._profile.mechanisms:
-            keywords.append(f"AUTH {' '.join(self._profile.mechanisms)}")
-        return "\n".join([f"250 {self._profile.host} Hello", *keywords])
+        return "\n".join([f"250 {self._profile.host} Hello", *self._keywords()])
 
-    async def _helo(self, _name: bytes) -> str:
+    def _keywords(self) -> list[str]:
+        """Of EHLO, as things stand."""
+        if self._state.tls == "none":
+            return [*self._profile.keywords, "STARTTLS"]
+        mechanisms = " ".join(self._profile.mechanisms)
+        return [*self._profile.keywords, *([f"AUTH {mechanisms}"] if mechanisms else [])]
+
+    async def _helo(self, name: bytes) -> str:
+        envelope.check_host(name)
         self._state.greeted = True
         self._reset_state()
         return f"250 {self._profile.host}"
@@ -245,6 +264,8 @@ class _Session:
     async def _starttls(self, _rest: bytes) -> str:
         if self._state.tls != "none":
             return "503 5.5.2 TLS is already on"
+        if not self._state.greeted:
+            return _HELLO_FIRST
         if reply := await self._scripted(Moment.STARTTLS):
             return reply
         await self._wire.forget()
@@ -255,6 +276,8 @@ class _Session:
         return ""
 
     async def _auth(self, rest: bytes) -> str:
+        if not self._state.greeted:
+            return _HELLO_FIRST
         name, _, initial = rest.partition(b" ")
         mechanism = name.decode("ascii", "replace").upper()
         if self._state.tls == "none":
@@ -263,17 +286,20 @@ class _Session:
             return "503 5.5.2 Auth command already specified"
         if mechanism not in self._profile.mechanisms:
             return "504 5.7.4 Unrecognized authentication type"
-        login, refusal = await self._authenticated(mechanism, initial)
+        try:
+            login, refusal = await self._authenticated(mechanism, initial)
+        except _Cancelled:
+            return "501 5.5.4 Authentication cancelled"
         refusal = refusal or await self._scripted(Moment.AUTH, login, mechanism)
         if refusal:
             self._tell("login refused", user=login, mechanism=mechanism)
             return refusal
-        self._state.login, self._state.mechanism = login, mechanism
+        self._state.login, self._state.mechanism = login.lower(), mechanism
         self._tell("login", mechanism=mechanism)
         return "235 2.7.0 Authentication successful"
 
     async def _authenticated(self, mechanism: str, initial: bytes) -> tuple[str, str]:
-        """Login and refusal, one of them empty."""
+        """Login, and refusal or nothing."""
         match mechanism:
             case "LOGIN":
                 login = _text(initial) if initial else await self._ask(b"Username:")
@@ -299,25 +325,31 @@ class _Session:
 
     def _check_xoauth2(self, response: str) -> tuple[str, str]:
         fields = dict(part.split("=", 1) for part in response.split("\x01") if "=" in part)
-        login, token = fields.get("user", ""), fields.get("auth", "").removeprefix("Bearer ")
+        login, (scheme, _, token) = fields.get("user", ""), fields.get("auth", "").partition(" ")
         account = self._server.account(login)
         if account is not None and not account.smtp_auth:
-            return "", (
+            return login, (
                 "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant. "
                 f"Visit https://aka.ms/smtp_auth_disabled for more information. [{self._profile.host}]"
             )
-        refusal = self._check_token(login, token) if self._check_token and account else "no such mailbox"
-        return (login, "") if not refusal else ("", f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]")
+        refusal = "no such mailbox" if account is None or scheme.lower() != "bearer" else self._problem(login, token)
+        return login, f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]" if refusal else ""
+
+    def _problem(self, login: str, token: str) -> str:
+        return self._check_token(login, token) if self._check_token else "tokens are not taken"
 
     async def _ask(self, prompt: bytes) -> str:
         self._say(f"334 {base64.b64encode(prompt).decode()}")
         await self._writer.drain()
-        return _text(await self._wire.line())
+        said = await self._wire.line()
+        if said.strip() == b"*":
+            raise _Cancelled
+        return _text(said)
 
     async def _mail(self, rest: bytes) -> str:
-        found = _PATH.match(rest)
-        if found is None:
-            return "501 5.5.4 Invalid arguments"
+        path = envelope.sender(rest, self._keywords())
+        if not self._state.greeted:
+            return _HELLO_FIRST
         if self._profile.tls_first and self._state.tls == "none":
             return "530 5.7.0 Must issue a STARTTLS command first"
         if self._profile.mechanisms and not self._state.login:
@@ -329,20 +361,17 @@ class _Session:
                 "432 4.3.2 Concurrent connections limit exceeded. "
                 f"Visit https://aka.ms/concurrent_sending for more information. [Hostname={self._profile.host}]"
             )
-        if refusal := self._too_large(found[2]) or await self._scripted(Moment.MAIL):
+        if refusal := self._too_large(path.parameters) or await self._scripted(Moment.MAIL):
             return refusal
         if not self._governor.begin(self._state.login):
             return "421 4.4.2 Message submission rate for this client has exceeded the configured limit"
         self._begun = True
-        self._state.mail_from = found[1].decode()
-        self._state.body = body[1].decode().upper() if (body := _BODY.search(found[2])) else ""
+        self._state.mail_from, self._state.parameters = path.address, path.parameters
         self._tell("mail", mail_from=self._state.mail_from)
         return "250 2.1.0 Sender OK"
 
-    def _too_large(self, parameters: bytes) -> str:
-        found = _SIZE.search(parameters)
-        fits = found is None or int(found[1]) <= self._governor.limits.octets
-        return "" if fits else _TOO_LARGE
+    def _too_large(self, parameters: Mapping[str, str]) -> str:
+        return _TOO_LARGE if int(parameters.get("SIZE", 0)) > self._governor.limits.octets else ""
 
     def _counted_in(self) -> bool:
         """Whether this connection has a place among those that may submit for its login."""
@@ -358,14 +387,12 @@ class _Session:
         return True
 
     async def _rcpt(self, rest: bytes) -> str:
-        found = _PATH.match(rest)
         if self._state.mail_from is None:
             return "503 5.5.2 Need mail command"
         if self._state.chunks:
             return _OUT_OF_SEQUENCE
-        if found is None:
-            return "501 5.1.3 Invalid address"
-        recipient = found[1].decode()
+        path = envelope.recipient(rest, self._keywords(), utf8="SMTPUTF8" in self._state.parameters)
+        recipient = path.address
         refusal = self._profile.recipients.get(recipient.rpartition("@")[0].lower())
         if refusal:
             return refusal
@@ -379,12 +406,14 @@ class _Session:
             if rule.reply in (DROP, SILENT):
                 await self._vanish(rule.reply, Moment.RCPT)
             return rule.reply
+        if "FAILURE" in path.parameters.get("NOTIFY", "FAILURE"):
+            self._state.told_of.append(recipient)
         return "250 2.1.5 Recipient OK"
 
     async def _data(self, _rest: bytes) -> str:
         if not self._state.rcpt_to:
             return "503 5.5.2 Need rcpt command"
-        if self._state.chunks or self._state.body == "BINARYMIME":
+        if self._state.chunks or self._state.parameters.get("BODY") == "BINARYMIME":
             return _OUT_OF_SEQUENCE
         if refusal := await self._scripted(Moment.DATA):
             return refusal
@@ -456,7 +485,7 @@ class _Session:
             content,
             sender=self._state.mail_from or "",
             login=self._state.login,
-            recipients=self._state.rcpt_to,
+            recipients=self._state.told_of if self._state.mail_from else [],
             host=self._profile.host,
         )
         if scripted == LOST:
@@ -465,22 +494,10 @@ class _Session:
         return f"250 {self._profile.accepted.format(queue_id=uuid.uuid4().hex[:10].upper(), **told)}"
 
     def _wrong_sender(self, content: bytes) -> str:
-        """Exchange compares From with the login's rights only now, at the end."""
-        if not self._profile.checks_sender:
-            return ""
-        found = _ADDRESS.search(field_of(content, b"From"))
-        sender = (found[1] or found[2]).lower() if found else ""
         account = self._server.account(self._state.login)
-        if account is not None and sender in {account.address.lower(), *map(str.lower, account.send_as)}:
+        if not self._profile.checks_sender or account is None:
             return ""
-        return (
-            f"554 5.2.252 SendAsDenied; {self._state.login} not allowed to send as {sender}; "
-            "STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; "
-            "Failed to process message due to a permanent exception with message\n"
-            "[BeginDiagnosticData]Cannot submit message. 0.35250:0A00CD8F, 1.36674:0A000000,\n"
-            "5.56248:DC04000053656E64417320636865636B206661696C6564206265636175736520414149206973206E756C6C\n"
-            f"[EndDiagnosticData] [Hostname={self._profile.host}]"
-        )
+        return sending_as.refusal(content, account, mail_from=self._state.mail_from or "", host=self._profile.host)
 
     def _beyond_limits(self, content: bytes) -> str:
         if not self._state.login:

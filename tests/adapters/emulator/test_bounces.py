@@ -74,3 +74,19 @@ async def test_report_that_cannot_be_written_does_not_reach_the_session(emulator
     emulator.backstage.bounces.log.mkdir()
     await asyncio.to_thread(sent, emulator, letter("Hello"))
     assert "no report" in emulator.backstage.journal.path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("sender", "options"),
+    [("", []), (SENDER, ["NOTIFY=NEVER"]), (SENDER, ["NOTIFY=SUCCESS,DELAY"])],
+    ids=["null-sender", "never", "not-of-failure"],
+)
+async def test_nobody_is_told_who_does_not_want_to_be(emulator: Emulator, sender: str, options: list[str]) -> None:
+    await asyncio.to_thread(lambda: sent(emulator, letter("Hello"), sender=sender, options=options))
+    assert len(emulator.accepted.log.read_text().splitlines()) == 1
+    assert told(emulator) == []
+
+
+async def test_report_is_written_where_failure_is_asked_for(emulator: Emulator) -> None:
+    await asyncio.to_thread(lambda: sent(emulator, letter("Hello"), options=["NOTIFY=SUCCESS,FAILURE"]))
+    assert len(told(emulator)) == 1
