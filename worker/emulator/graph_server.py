@@ -26,7 +26,7 @@ from starlette.routing import Route
 from worker.emulator.accepted import AcceptedMails
 from worker.emulator.backstage import Backstage
 from worker.emulator.entra import GRAPH_RESOURCE, TokenAuthority
-from worker.emulator.scenario import DROP, LOST, SILENT, Moment, Rule
+from worker.emulator.scenario import DROP, LOST, SILENT, YES, Moment, Rule
 from worker.emulator.world import MailboxAccount
 
 _HOST = "emulator.graph.microsoft.example"
@@ -254,7 +254,7 @@ class GraphServer:
         if not recipients:
             raise _Refused(400, "ErrorInvalidRecipients", "At least one recipient isn't valid.")
         rule = self._backstage.play.answer(Moment.GRAPH, account.address, recipients)
-        if rule is not None and not (rule.accepts or rule.reply == LOST):
+        if rule is not None and not (rule.accepts or rule.reply in (LOST, YES)):
             await self._say(rule, request)
         self._accept(account, mail, recipients)
         if rule is not None:
@@ -291,6 +291,7 @@ class GraphServer:
             "accepted",
             login=login,
             server=_HOST,
+            mechanism="graph",
             message_id=kept.message_id,
             notification_id=kept.notification_id,
             recipients=len(recipients),
@@ -300,6 +301,9 @@ class GraphServer:
 
     async def _say(self, rule: Rule, request: Request) -> None:
         """Answer as the rule wants, or do not."""
+        await asyncio.sleep(rule.delay)
+        if rule.reply == YES:
+            return
         if rule.reply in (DROP, LOST):
             _hang_up(request)
             raise ClientDisconnect

@@ -212,11 +212,14 @@ class _Session:
         if reply.startswith("421"):
             raise _Bye
 
-    async def _scripted(self, moment: Moment, login: str = "", mechanism: str = "") -> str:
+    async def _scripted(self, moment: Moment, login: str = "", mechanism: str = "", recipient: str = "") -> str:
         """What the scenarios say now; empty: nothing."""
-        rule = self._play.answer(moment, login or self._state.login, self._state.rcpt_to, mechanism)
+        recipients = [recipient] if recipient else self._state.rcpt_to
+        rule = self._play.answer(moment, login or self._state.login, recipients, mechanism)
         if rule is None:
             return ""
+        if rule.delay:
+            await asyncio.sleep(rule.delay)
         if rule.reply in (DROP, SILENT):
             await self._vanish(rule.reply, moment)
         return rule.reply
@@ -293,7 +296,7 @@ class _Session:
         refusal = refusal or await self._scripted(Moment.AUTH, login, mechanism)
         if refusal:
             self._tell("login refused", user=login, mechanism=mechanism)
-            return refusal
+            return await self._challenged(refusal) if refusal.startswith("334") else refusal
         self._state.login, self._state.mechanism = login.lower(), mechanism
         self._tell("login", mechanism=mechanism)
         return "235 2.7.0 Authentication successful"
@@ -311,6 +314,13 @@ class _Session:
                 return login, self._check_password(login, password)
             case _:
                 return self._check_xoauth2(_text(initial) if initial else await self._ask(b""))
+
+    async def _challenged(self, challenge: str) -> str:
+        """A refusal that the client must answer before it is told the code (RFC 7628)."""
+        self._say(challenge)
+        await self._writer.drain()
+        await self._wire.line()
+        return f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]"
 
     def _check_password(self, login: str, password: str) -> str:
         account = self._server.account(login)
@@ -399,13 +409,9 @@ class _Session:
         most = self._governor.limits.recipients_per_message
         if most and len(self._state.rcpt_to) >= most:
             return "452 4.5.3 Too many recipients"
+        if refusal := await self._scripted(Moment.RCPT, recipient=recipient):
+            return refusal
         self._state.rcpt_to.append(recipient)
-        rule = self._play.answer(Moment.RCPT, self._state.login, [recipient])
-        if rule is not None:
-            self._state.rcpt_to.pop()
-            if rule.reply in (DROP, SILENT):
-                await self._vanish(rule.reply, Moment.RCPT)
-            return rule.reply
         if "FAILURE" in path.parameters.get("NOTIFY", "FAILURE"):
             self._state.told_of.append(recipient)
         return "250 2.1.5 Recipient OK"
