@@ -18,6 +18,7 @@ from worker.emulator.backstage import Backstage
 from worker.emulator.scenario import DROP, LOST, SILENT, Moment
 from worker.emulator.wire import Wire
 from worker.emulator.world import MailboxAccount, Profile
+from worker.telemetry.http import CannotListen
 
 _TOO_LARGE = "552 5.3.4 Message size exceeds fixed maximum message size"
 _OUT_OF_SEQUENCE = "503 5.5.1 Bad sequence of commands"
@@ -88,11 +89,19 @@ class SmtpServer:
         self._implicit_tls = implicit_tls
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._sessions: set[asyncio.Task[object]] = set()
 
     async def listen(self, host: str, port: int) -> Self:
-        """Start listening; port 0 takes a free one."""
+        """Start listening; port 0 takes a free one.
+
+        Raises:
+            CannotListen: says where and why.
+        """
         context = self._tls if self._implicit_tls else None
-        self._server = await asyncio.start_server(self._serve, host, port, ssl=context)
+        try:
+            self._server = await asyncio.start_server(self._serve, host, port, ssl=context)
+        except (OSError, OverflowError) as error:
+            raise CannotListen(f"cannot listen on {host}:{port} ({error})") from error
         return self
 
     @property
@@ -112,22 +121,31 @@ class SmtpServer:
             writer.transport.abort()
 
     async def close(self) -> None:
-        """Stop listening and hang up."""
-        if self._server is not None:
-            self._server.close()
-            self.drop_sessions()
-            await self._server.wait_closed()
+        """Stop listening, hang up, and wait until every session has said that it ended."""
+        if self._server is None:
+            return
+        self._server.close()
+        self.drop_sessions()
+        sessions = tuple(self._sessions)
+        for session in sessions:  # one may be waiting for nothing but time
+            session.cancel()
+        await asyncio.gather(*sessions, return_exceptions=True)
+        await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - what serves a connection is a task of its own
+        self._sessions.add(task)
         session = _Session(self, reader, writer, self._tls, self._accepted, self._check_token)
         try:
             await session.run()
-        except (_Bye, ConnectionError, ssl.SSLError, TimeoutError):
-            pass
+        except (_Bye, ConnectionError, ssl.SSLError, TimeoutError, asyncio.CancelledError):
+            pass  # cancelled by `close` alone, and asyncio.streams complains of tasks that end so
         finally:
             session.leave()
             self._writers.discard(writer)
+            self._sessions.discard(task)
             writer.close()
 
     def account(self, address: str) -> MailboxAccount | None:
@@ -170,6 +188,8 @@ class _Session:
             **({"BDAT": self._bdat} if "CHUNKING" in self._profile.keywords else {}),
             "RSET": self._rset,
             "NOOP": self._noop,
+            "VRFY": self._vrfy,
+            "HELP": self._help,
             "QUIT": self._quit,
         }
 
@@ -482,6 +502,7 @@ class _Session:
         self._end(accepted=True)
         self._tell(
             "accepted",
+            mechanism=self._state.mechanism,
             message_id=mail.message_id,
             notification_id=mail.notification_id,
             recipients=len(mail.rcpt_to),
@@ -516,6 +537,12 @@ class _Session:
 
     async def _noop(self, _rest: bytes) -> str:
         return "250 2.0.0 OK"
+
+    async def _vrfy(self, _rest: bytes) -> str:
+        return "252 2.1.5 Cannot VRFY user"
+
+    async def _help(self, _rest: bytes) -> str:
+        return f"214 This server supports the following commands:\n{' '.join(self._verbs)}"
 
     async def _quit(self, _rest: bytes) -> str:
         self._say("221 2.0.0 Service closing transmission channel")

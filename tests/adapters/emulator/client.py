@@ -67,10 +67,10 @@ class Client:
         await self.say("EHLO test.example")
         return self
 
-    async def upgraded(self) -> None:
+    async def upgraded(self, context: ssl.SSLContext | None = None, name: str = "localhost") -> None:
         """TLS, without another word."""
-        context = ssl.create_default_context(cafile=str(self._emulator.certificates.ca_file))
-        await self._writer.start_tls(context, server_hostname="localhost")
+        context = context or ssl.create_default_context(cafile=str(self._emulator.certificates.ca_file))
+        await self._writer.start_tls(context, server_hostname=name)
 
     async def login(self, address: str = "notifications@contoso.example", password: str = "emulated-password") -> str:
         await self.say("AUTH LOGIN")

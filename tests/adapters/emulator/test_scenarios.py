@@ -425,6 +425,79 @@ def test_audit_from_the_command_line_fails_where_a_limit_was_broken(
     assert "OVER a@b: 3 accepted" in capsys.readouterr().out
 
 
+def test_audit_counts_over_smtp_what_is_limited_there_and_over_both_what_is_limited_for_both() -> None:
+    told = [{**event, "mechanism": "graph"} for event in events(*range(35), recipients=2)]
+    (found,) = audit([*events(0), *told], Allowed(per_minute=30, recipients=71))
+    assert (found.accepted, found.fullest_window, found.recipients, found.windows_over) == (36, 1, 71, 0)
+    assert found.keeps(Allowed())
+
+
+def test_audit_allows_graph_its_own_number_of_requests() -> None:
+    told = [
+        {"time": 0, "event": event, "login": "a@b", "connection": number, "mechanism": "graph"}
+        for number in range(4)
+        for event in ("login", "submitting")
+    ]
+    (found,) = audit(told, Allowed())
+    assert (found.most_submitting, found.most_requests) == (0, 4)
+    assert (found.keeps(Allowed()), found.keeps(Allowed(graph_requests=3))) == (True, False)
+
+
+def test_audit_judges_every_run_by_itself() -> None:
+    opened = [{"time": 0, "event": "submitting", "login": "a@b", "connection": number} for number in range(3)]
+    again = [{"time": 1, "event": "submitting", "login": "a@b", "connection": number} for number in range(3, 6)]
+    start = {"time": 1, "event": "start"}
+    (found,) = audit([start, *opened, *events(0, 0.5), start, *again, *events(1, 2)], Allowed(per_minute=2))
+    assert (found.accepted, found.most_submitting, found.fullest_window) == (4, 3, 2)
+
+
+async def test_sessions_that_a_server_ends_are_closed_in_its_journal(tmp_path: Path) -> None:
+    slow = Rule("slow", Moment.DOT, delay=3600)
+    known = replace(catalogue(), rules={**catalogue().rules, "slow": slow})
+    clients = []
+    async with emulating(Plan(tmp_path, catalogue=known, scenarios=("slow",))) as emulator:
+        for _ in range(3):
+            clients.append(await Client(emulator).__aenter__())
+            await clients[-1].secured()
+            await clients[-1].login()
+            await clients[-1].say("MAIL FROM:<notifications@contoso.example>")
+        await clients[0].say(f"RCPT TO:<{JANA}>")
+        await clients[0].say("DATA")
+        clients[0].put(b"From: notifications@contoso.example\r\n\r\n.\r\n")
+    for client in clients:
+        await client.__aexit__()
+    told = [event["event"] for event in read(emulator.backstage.journal.path)]
+    assert [told.count(event) for event in ("start", "open", "close")] == [1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (["--per-minute", "2"], 1),
+        (["--per-minute", "0"], 0),
+        (["--per-minute", "2", "--minute", "1"], 0),
+        (["--per-minute", "0", "--recipients", "2"], 1),
+        (["--per-minute", "0", "--recipients", "2", "--day", "1"], 0),
+    ],
+)
+def test_audit_knows_limits_and_windows_of_every_width(tmp_path: Path, options: list[str], status: int) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events(0, 1, 2)) + '{"time": 3, "eve')
+    assert main([str(path), *options]) == status
+
+
+@pytest.mark.parametrize("text", [None, "no json\n", "[1]\n", "{}\n"])
+def test_audit_says_in_words_that_there_is_nothing_to_audit(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "events.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(path)])
+    assert "events.jsonl" in capsys.readouterr().err
+
+
 async def test_delayed_senders_of_one_mailbox_share_its_window(tmp_path: Path) -> None:
     async with playing(tmp_path, per_minute=3, minute=0.5, over="delay") as emulator:
 
