@@ -21,6 +21,7 @@ from worker.emulator.scenario import EXCHANGE_ONLINE, Catalogue, Limits, Play, S
 from worker.emulator.smtp_server import SmtpServer
 from worker.emulator.world import OFFICE365, ORDINARY, AppRegistration, MailboxAccount, ManagedIdentityAccount, Profile
 from worker.telemetry import http
+from worker.unusable import Unusable
 
 TENANT_ID = "11111111-2222-3333-4444-555555555555"
 CLIENT_ID = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -99,12 +100,14 @@ class Emulator:
 
 @asynccontextmanager
 async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
-    """Run the emulated world."""
+    """Run the emulated world.
+
+    Raises:
+        Unusable: the directory or a port cannot be used.
+    """
     async with AsyncExitStack() as stack:
-        certificates = make_certificates(plan.directory / "certificates", *plan.names)
-        accepted = AcceptedMails(plan.directory / "mails", keep_content=plan.keep_content)
+        certificates, accepted, backstage = _prepared(plan)
         stack.callback(accepted.close)
-        backstage = _backstage(plan)
         stack.callback(backstage.journal.close)
         mailboxes = [*plan.office365_mailboxes, *_named_by_rules(plan)]
         tls = certificates.server_context()
@@ -126,6 +129,16 @@ async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
         application = graph.application(*control.routes(running.play, running.reset, plan.catalogue or catalogue()))
         await stack.enter_async_context(http.serving(application, listening, certificates.key_and_chain))
         yield running
+
+
+def _prepared(plan: Plan) -> tuple[Certificates, AcceptedMails, Backstage]:
+    """What lies in the directory."""
+    try:
+        certificates = make_certificates(plan.directory / "certificates", *plan.names)
+        accepted = AcceptedMails(plan.directory / "mails", keep_content=plan.keep_content)
+        return certificates, accepted, _backstage(plan)
+    except OSError as error:
+        raise Unusable(f"{error.filename or plan.directory} cannot be used: {error.strerror}.") from error
 
 
 def _https(plan: Plan, port: int) -> tuple[socket, str]:

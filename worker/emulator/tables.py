@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from datetime import datetime
 from enum import EnumType
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -60,7 +61,13 @@ def _value(what: str, value: Any, kind: Any) -> Any:
     return value
 
 
-_WANTED = {int: "a whole number from 0", float: "a number from 0", str: "a text", bool: "true or false"}
+_WANTED = {
+    int: "a whole number from 0",
+    float: "a number from 0",
+    str: "a text",
+    bool: "true or false",
+    datetime: "a moment with its offset from UTC",
+}
 
 
 def _is(value: Any, kind: type) -> bool:
@@ -68,4 +75,6 @@ def _is(value: Any, kind: type) -> bool:
         return kind is bool and isinstance(value, bool)
     if kind is str:
         return isinstance(value, str)
+    if kind is datetime:
+        return isinstance(value, datetime) and value.tzinfo is not None
     return isinstance(value, int if kind is int else int | float) and value >= 0
