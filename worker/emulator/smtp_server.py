@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from worker.emulator import envelope, sending_as
-from worker.emulator.accepted import AcceptedMails, field_of
+from worker.emulator.accepted import AcceptedMails
 from worker.emulator.backstage import Backstage
 from worker.emulator.scenario import DROP, LOST, SILENT, Moment
 from worker.emulator.wire import Wire
@@ -517,7 +517,8 @@ class _Session:
         )
         if scripted == LOST:
             raise _Bye
-        told = {"message_id": field_of(content, b"Message-ID"), "host": self._profile.host}
+        name = mail.message_id or f"<{uuid.uuid4()}@{self._profile.host}>"  # Exchange gives one to a mail without
+        told = {"message_id": name, "host": self._profile.host}
         return f"250 {self._profile.accepted.format(queue_id=uuid.uuid4().hex[:10].upper(), **told)}"
 
     def _wrong_sender(self, content: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import smtplib
 import ssl
@@ -12,6 +13,7 @@ from email.policy import SMTP, default
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from worker.emulator.run import Emulator
@@ -90,3 +92,33 @@ async def test_nobody_is_told_who_does_not_want_to_be(emulator: Emulator, sender
 async def test_report_is_written_where_failure_is_asked_for(emulator: Emulator) -> None:
     await asyncio.to_thread(lambda: sent(emulator, letter("Hello"), options=["NOTIFY=SUCCESS,FAILURE"]))
     assert len(told(emulator)) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        letter("Faktura č. 7", "Žofie Nováková"),
+        f"From: {SENDER}\r\nSubject: Faktura č. 7\r\n\r\nHello\r\n".encode(),
+        f"From: {SENDER}\r\nSubject: na\xefve\r\n\r\nHello\r\n".encode("latin-1"),
+    ],
+    ids=["encoded", "raw-utf-8", "latin-1"],
+)
+async def test_mail_over_graph_is_reported_too(emulator: Emulator, content: bytes) -> None:
+    authority, app = f"{emulator.token_url}/{emulator.plan.apps[0].tenant_id}", emulator.plan.apps[0]
+    grant = {
+        "grant_type": "client_credentials",
+        "client_id": app.client_id,
+        "client_secret": app.client_secret,
+        "scope": "https://graph.microsoft.com/.default",
+    }
+    context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
+    async with httpx2.AsyncClient(verify=context) as http:
+        token = (await http.post(f"{authority}/oauth2/v2.0/token", data=grant)).json()["access_token"]
+        answer = await http.post(
+            f"{emulator.graph_url}/v1.0/users/{SENDER}/sendMail",
+            content=base64.b64encode(f"To: {NOBODY}\r\n".encode() + content),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "text/plain"},
+        )
+    assert answer.status_code == 202
+    (line,) = told(emulator)
+    assert line["recipient"] == NOBODY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -235,3 +236,8 @@ async def test_limits_are_of_a_mailbox_however_its_name_is_written(tmp_path: Pat
             assert (await client.login(login)).startswith("235")
         assert (await one.say(f"MAIL FROM:<{SENDER}>")).startswith("250")
         assert (await other.say(f"MAIL FROM:<{SENDER}>")).startswith("432 4.3.2")
+
+
+async def test_mail_without_message_id_is_given_one_in_the_reply(emulator: Emulator) -> None:
+    reply = await said(emulator, f"MAIL FROM:<{SENDER}>", f"RCPT TO:<{JANA}>", "DATA", f"{FROM}\r\nHello\r\n.")
+    assert re.match(r"250 2\.0\.0 OK <\S+@emulator\.outlook\.office365\.example> \[Hostname=", reply)
