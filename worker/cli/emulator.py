@@ -74,7 +74,8 @@ def _list(known: Catalogue, *, as_json: bool) -> None:
     for name, each in known.scenarios.items():
         typer.echo(f"{name:28} {each.title}")
     for name, rule in known.rules.items():
-        typer.echo(f"{name:28} {rule.moment:8} {rule.says}: {rule.reply[:60]}")
+        reply = rule.reply.partition("\n")[0][:60]
+        typer.echo(f"{name:28} {rule.moment:8} {rule.says}: {reply}")
 
 
 async def _emulate(plan: Plan) -> None:
