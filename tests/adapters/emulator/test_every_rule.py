@@ -42,6 +42,11 @@ BEFORE_LOGIN = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS)
 OF_THE_MAILBOX = (Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS)
 UNSPOKEN = (DROP, LOST, SILENT)
 AT_GRAPH = (Moment.GRAPH, Moment.GRAPH_ACCESS)
+STAGES = {
+    **dict.fromkeys(BEFORE_LOGIN, Stage.CONNECT),
+    **{moment: Stage(moment) for moment in (Moment.AUTH, Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.DOT)},
+    Moment.BOUNCE: None,
+}
 
 
 def expected(prefix: str = "") -> Mapping[str, str]:
@@ -118,21 +123,15 @@ def test_no_rule_is_missing_and_none_is_unknown_to_the_catalogue() -> None:
 
 
 def said_by(rule: Rule) -> str:
-    """The row that decides what a rule says where it says it; of a report later, as it is read there."""
-    match rule.moment:
-        case Moment.GRAPH | Moment.GRAPH_ACCESS:
-            status, code, message = rule.reply.split(" ", 2)
-            return of_graph(verdicts(), int(status), (code,), message).row
-        case Moment.BOUNCE:
-            return of_reply(verdicts(), None, Reply.parse(rule.reply)).row
-        case Moment.EHLO | Moment.STARTTLS:
-            stage = Stage.CONNECT
-        case moment:
-            stage = Stage(moment)
-    return of_reply(verdicts(), stage, Reply.parse(rule.reply), rule.mechanism).row
+    """The row that decides what a rule says where it says it; a report later is read without knowing where."""
+    if rule.moment in AT_GRAPH:
+        status, code, message = rule.reply.split(" ", 2)
+        return of_graph(verdicts(), int(status), (code,), message).row
+    return of_reply(verdicts(), STAGES[rule.moment], Reply.parse(rule.reply), rule.mechanism).row
 
 
 def test_every_row_about_microsofts_servers_has_a_rule_that_it_decides() -> None:
-    spoken = {said_by(rule) for rule in catalogue().rules.values() if rule.reply not in UNSPOKEN}
+    speaking = [rule for rule in catalogue().rules.values() if rule.reply not in UNSPOKEN]
+    spoken = {said_by(rule) for rule in speaking if rule.moment in {*STAGES, *AT_GRAPH}}
     rows = {row.verdict.row for row in verdicts("hve", "exchange-online", "graph")}
     assert rows - spoken - {line.partition(" | ")[0] for line in expected().values()} == set()
