@@ -22,13 +22,14 @@ def emulator(
     ),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     name: Annotated[list[str] | None, typer.Option(help="Further host name for the certificate; repeatable.")] = None,
-    office365_port: Annotated[int, typer.Option(help="Office 365 submission.")] = 2587,
-    ordinary_port: Annotated[int, typer.Option(help="Ordinary mail server.")] = 2525,
-    token_port: Annotated[int, typer.Option(help="Token endpoint (https).")] = 2443,
-    graph_port: Annotated[int, typer.Option(help="Microsoft Graph (https).")] = 3443,
+    office365_port: Annotated[int, typer.Option(min=0, max=65535, help="Office 365 submission.")] = 2587,
+    ordinary_port: Annotated[int, typer.Option(min=0, max=65535, help="Ordinary mail server.")] = 2525,
+    token_port: Annotated[int, typer.Option(min=0, max=65535, help="Token endpoint (https).")] = 2443,
+    graph_port: Annotated[int, typer.Option(min=0, max=65535, help="Microsoft Graph (https).")] = 3443,
     scenario: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME:PATTERN, see --list-scenarios; repeatable.")
     ] = None,
+    world: Annotated[Path | None, typer.Option(help="TOML file with mailboxes and apps of your own.")] = None,
     scenarios: Annotated[Path | None, typer.Option(help="TOML file with scenarios of your own.")] = None,
     list_scenarios: Annotated[bool, typer.Option("--list-scenarios", help="List all names, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The list as JSON.")] = False,
@@ -40,6 +41,7 @@ def emulator(
     """
     from worker.emulator.run import Plan
     from worker.emulator.scenario import catalogue, load
+    from worker.emulator.world_file import inhabited
 
     known = load(scenarios) if scenarios else catalogue()
     for each in scenario or ():
@@ -58,7 +60,7 @@ def emulator(
         scenarios=tuple(scenario or ()),
         catalogue=known,
     )
-    asyncio.run(_emulate(plan))
+    asyncio.run(_emulate(inhabited(plan, world) if world else plan))
 
 
 def _list(known: Catalogue, *, as_json: bool) -> None:
@@ -72,7 +74,8 @@ def _list(known: Catalogue, *, as_json: bool) -> None:
     for name, each in known.scenarios.items():
         typer.echo(f"{name:28} {each.title}")
     for name, rule in known.rules.items():
-        typer.echo(f"{name:28} {rule.moment:8} {rule.says}: {rule.reply[:60]}")
+        reply = rule.reply.partition("\n")[0][:60]
+        typer.echo(f"{name:28} {rule.moment:8} {rule.says}: {reply}")
 
 
 async def _emulate(plan: Plan) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+_FOLD = re.compile(rb"\r\n(?=[ \t])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,17 @@ class AcceptedMails:
 
 
 def field_of(content: bytes, name: bytes) -> str:
-    """The value of an unfolded header field, empty if there is none."""
-    head = content.partition(b"\r\n\r\n")[0]
+    """The value of a header field, unfolded; of the first if there are several, empty if there is none."""
+    return next(iter(fields_of(content, name)), "")
+
+
+def fields_of(content: bytes, name: bytes) -> list[str]:
+    """The values of all header fields of this name, unfolded."""
+    head = (b"\r\n" + content).partition(b"\r\n\r\n")[0]
     prefix = name.lower() + b":"
-    found = next((line for line in head.split(b"\r\n") if line.lower().startswith(prefix)), b"")
-    return found[len(prefix) :].strip().decode("utf-8", "replace")
+    lines = _FOLD.sub(b"", head).split(b"\r\n")
+    return [_text(line[len(prefix) :]) for line in lines if line.lower().startswith(prefix)]
+
+
+def _text(value: bytes) -> str:
+    return " ".join(value.decode("utf-8", "replace").split())

@@ -1,4 +1,4 @@
-"""A certificate authority that is made for one run and trusted by nobody but those who are given its file."""
+"""A certificate authority that is made for one directory and trusted by nobody but those who are given its file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,26 @@ class Certificates:
 
 
 def make_certificates(directory: Path, *names: str) -> Certificates:
-    """Make an authority and one certificate for the given host names and addresses."""
+    """Make a certificate for the given host names and addresses, by the authority of the directory.
+
+    The authority stays from run to run, so that it can be handed out once; it is made if there is none.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    authority = trustme.CA(organization_name="Postlane emulator")
     made = Certificates(directory / "ca.pem", directory / "server.pem")
-    authority.cert_pem.write_to_path(made.ca_file)
-    certificate = authority.issue_cert("localhost", "127.0.0.1", "::1", *names)
-    made.key_and_chain.touch(mode=0o600)
-    certificate.private_key_and_cert_chain_pem.write_to_path(made.key_and_chain)
+    certificate = _authority(made.ca_file, directory / "ca-key.pem").issue_cert("localhost", "127.0.0.1", "::1", *names)
+    _keep(made.key_and_chain, certificate.private_key_and_cert_chain_pem)
     return made
+
+
+def _authority(certificate: Path, key: Path) -> trustme.CA:
+    if certificate.exists() and key.exists():
+        return trustme.CA.from_pem(certificate.read_bytes(), key.read_bytes())
+    authority = trustme.CA(organization_name="Postlane emulator")
+    authority.cert_pem.write_to_path(certificate)
+    _keep(key, authority.private_key_pem)
+    return authority
+
+
+def _keep(path: Path, secret: trustme.Blob) -> None:
+    path.touch(mode=0o600)
+    secret.write_to_path(path)

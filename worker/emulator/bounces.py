@@ -8,7 +8,6 @@ import uuid
 from email.message import Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
-from email.parser import BytesHeaderParser
 from email.policy import SMTP
 from email.utils import formatdate
 from pathlib import Path
@@ -27,6 +26,7 @@ class Bounces:
 
     def bounce(self, original: bytes, *, sender: str, recipient: str, reply: str, host: str) -> Path:
         """Report that a mail that was accepted did not reach one recipient."""
+        reply = " ".join(reply.split())
         code = next((word for word in reply.split() if word.count(".") == 2), "5.0.0")  # noqa: PLR2004 - RFC 3463
         report = MIMEMultipart("report", report_type="delivery-status", policy=SMTP)
         report["From"] = f"Microsoft Outlook <postmaster@{host}>"
@@ -39,11 +39,7 @@ class Bounces:
         words = f"Your message to {recipient} couldn't be delivered.\n\nRemote server returned '{reply}'\n"
         report.attach(MIMEText(words, policy=SMTP))
         report.attach(_status(host, recipient, code, reply))
-        headers = Message(policy=SMTP)
-        headers["Content-Type"] = "text/rfc822-headers"
-        head = BytesHeaderParser(policy=SMTP).parsebytes(original.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-        headers.set_payload("".join(f"{name}: {value}\n" for name, value in head.items()))
-        report.attach(headers)
+        report.attach(_head(original))
         path = self.directory / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.eml"
         path.write_bytes(report.as_bytes())
         told = {
@@ -70,3 +66,12 @@ def _status(host: str, recipient: str, code: str, reply: str) -> Message:
     status["Content-Type"] = "message/delivery-status"
     status.set_payload([whole, each])
     return status
+
+
+def _head(original: bytes) -> Message:
+    """The header as it came: whatever a sender wrote into it, nothing is read or written anew."""
+    headers = Message(policy=SMTP)
+    headers["Content-Type"] = "text/rfc822-headers"
+    headers["Content-Transfer-Encoding"] = "8bit"
+    headers.set_payload(original.partition(b"\r\n\r\n")[0].decode("ascii", "surrogateescape") + "\r\n")
+    return headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,8 +13,12 @@ from worker.emulator.scenario import Catalogue
 from worker.unusable import Unusable
 
 
-def routes(play: Callable[..., None], known: Catalogue) -> tuple[Route, ...]:
-    """`GET /_emulator/scenarios` lists them; `POST /_emulator/scenarios` with a JSON list of names plays those."""
+def routes(play: Callable[..., None], reset: Callable[[], None], known: Catalogue) -> tuple[Route, ...]:
+    """What can be asked of `/_emulator`.
+
+    `GET scenarios` lists them, `POST scenarios` with a JSON list of names plays those with their limits, and `POST
+    reset` begins to count anew.
+    """
 
     async def listed(_request: Request) -> Response:
         rules = {
@@ -24,13 +29,24 @@ def routes(play: Callable[..., None], known: Catalogue) -> tuple[Route, ...]:
 
     async def played(request: Request) -> Response:
         try:
-            names = await request.json()
-            play(*[str(name) for name in names])
-        except (Unusable, ValueError, TypeError) as error:
+            names = _names(await request.json())
+            play(*names)
+        except (Unusable, ValueError) as error:
             return JSONResponse({"problem": str(error)}, 400)
         return JSONResponse({"playing": names})
+
+    async def forgotten(_request: Request) -> Response:
+        reset()
+        return JSONResponse({"used": "nothing"})
 
     return (
         Route("/_emulator/scenarios", listed, methods=["GET"]),
         Route("/_emulator/scenarios", played, methods=["POST"]),
+        Route("/_emulator/reset", forgotten, methods=["POST"]),
     )
+
+
+def _names(body: Any) -> list[str]:
+    if not isinstance(body, list) or not all(isinstance(name, str) for name in body):
+        raise ValueError('What is to be played is a JSON list of names: ["throttled"]; nothing is [].')
+    return body

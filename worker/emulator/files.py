@@ -6,6 +6,7 @@ from pathlib import Path
 
 from worker.emulator.permissions import GRAPH_RESOURCE
 from worker.emulator.run import Emulator
+from worker.emulator.world import MailboxAccount
 
 
 def mailboxes_file(running: Emulator, pickup: Path | None = None, *, graph: bool = False) -> str:
@@ -35,7 +36,7 @@ authority = "{running.token_url}/{app.tenant_id}"
 client_id = "{app.client_id}"
 client_secret = "{app.client_secret}"
 ca_file = "{ca_file}"
-
+{_by_password(default)}
 [mailboxes.fabrikam]
 tenants = ["fabrikam"]
 address = "{own.address}"
@@ -69,3 +70,14 @@ directory = "{pickup.resolve()}"
 flavour = "iis"
 """
     return text
+
+
+def _by_password(mailbox: MailboxAccount) -> str:
+    """The same mailbox the old way, for whoever wants to try that."""
+    if mailbox.password is None:
+        return ""
+    return f"""# By password, in place of [mailboxes.platform.oauth]:
+# [mailboxes.platform.login]
+# username = "{mailbox.address}"
+# password = "{mailbox.password}"
+"""

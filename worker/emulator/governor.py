@@ -19,7 +19,7 @@ class Governor:
             limits: of every mailbox.
             clock: seconds.
         """
-        self.limits = limits
+        self.limits = limits.in_force
         self._clock = clock
         self._messages: defaultdict[str, deque[float]] = defaultdict(deque)
         self._recipients: defaultdict[str, deque[tuple[float, int]]] = defaultdict(deque)
@@ -28,6 +28,15 @@ class Governor:
         self.requests: Counter[str] = Counter()
         self._requested: defaultdict[str, deque[float]] = defaultdict(deque)
         self._under_way: Counter[str] = Counter()
+
+    def hold_to(self, limits: Limits) -> None:
+        """Other limits from now on; what was used stays used."""
+        self.limits = limits.in_force
+
+    def forget(self) -> None:
+        """Nothing was used; what is under way stays so."""
+        for used in (self._messages, self._recipients, self._octets, self._requested):
+            used.clear()
 
     def begin(self, login: str) -> bool:
         """A message begins; False if there is no room for it in the minute. A place must be given back by `end`."""

@@ -32,7 +32,7 @@ from worker.emulator.graph_fields import Fields
 from worker.emulator.graph_mail import attach, mail_of
 from worker.emulator.hanging import unspoken
 from worker.emulator.permissions import GRAPH_RESOURCE, READ, SEND, WRITE, Right
-from worker.emulator.scenario import LOST, Moment, Rule
+from worker.emulator.scenario import LOST, YES, Moment, Rule
 from worker.emulator.uploads import Upload, opened
 from worker.emulator.world import MailboxAccount
 
@@ -286,7 +286,7 @@ class GraphServer:
         if not recipients:
             raise Refused(400, "ErrorInvalidRecipients", "At least one recipient isn't valid.")
         rule = self._backstage.play.answer(Moment.GRAPH, account.address, recipients)
-        if rule is not None and not (rule.accepts or rule.reply == LOST):
+        if rule is not None and not (rule.accepts or rule.reply in (LOST, YES)):
             await self._say(rule, request)
         self._accept(account, mail, recipients, saved=saved)
         if rule is not None:
@@ -329,6 +329,7 @@ class GraphServer:
             "accepted",
             login=login,
             server=_HOST,
+            mechanism="graph",
             message_id=kept.message_id,
             notification_id=kept.notification_id,
             recipients=len(recipients),
@@ -338,6 +339,9 @@ class GraphServer:
 
     async def _say(self, rule: Rule, request: Request) -> None:
         """Answer as the rule wants, or do not."""
+        await asyncio.sleep(rule.delay)
+        if rule.reply == YES:
+            return
         await unspoken(rule.reply, request)
         status, code, message = rule.reply.split(" ", 2)
         raise Refused(int(status), code, message, rule.retry_after)

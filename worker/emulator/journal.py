@@ -17,6 +17,7 @@ class Journal:
         self.path = path
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._numbers = itertools.count(time.time_ns())
+        self.write("start")
 
     def number(self) -> int:
         """For a new connection: different from every other, also of earlier runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,11 @@ from worker.emulator.entra import TokenAuthority
 from worker.emulator.governor import Governor
 from worker.emulator.graph_server import GraphServer
 from worker.emulator.journal import Journal
-from worker.emulator.scenario import EXCHANGE_ONLINE, Catalogue, Limits, Play, catalogue
+from worker.emulator.scenario import EXCHANGE_ONLINE, Catalogue, Limits, Play, Scenario, catalogue
 from worker.emulator.smtp_server import SmtpServer
 from worker.emulator.world import OFFICE365, ORDINARY, AppRegistration, MailboxAccount, ManagedIdentityAccount, Profile
 from worker.telemetry import http
+from worker.unusable import Unusable
 
 TENANT_ID = "11111111-2222-3333-4444-555555555555"
 CLIENT_ID = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -77,13 +78,20 @@ class Emulator:
     backstage: Backstage
 
     def play(self, *names: str) -> None:
-        """Change the scenarios while it runs; limits stay as they were at the start.
+        """Change the scenarios and their limits while it runs; what was used of the limits stays used.
 
         Raises:
             Unusable: there is no such scenario.
         """
         known = self.plan.catalogue or catalogue()
-        self.backstage.play.now_play([known.find(name) for name in names])
+        scenarios = [known.find(name) for name in names]
+        self.backstage.play.now_play(scenarios)
+        self.backstage.governor.hold_to(_limits(self.plan, scenarios))
+
+    def reset(self) -> None:
+        """Nothing was used of any limit, and no rule has spoken."""
+        self.backstage.governor.forget()
+        self.backstage.play.forget()
 
     def expire_tokens(self) -> None:
         """No token is good any more, and nobody stays logged in by one."""
@@ -93,12 +101,14 @@ class Emulator:
 
 @asynccontextmanager
 async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
-    """Run the emulated world."""
+    """Run the emulated world.
+
+    Raises:
+        Unusable: the directory or a port cannot be used.
+    """
     async with AsyncExitStack() as stack:
-        certificates = make_certificates(plan.directory / "certificates", *plan.names)
-        accepted = AcceptedMails(plan.directory / "mails", keep_content=plan.keep_content)
+        certificates, accepted, backstage = _prepared(plan)
         stack.callback(accepted.close)
-        backstage = _backstage(plan)
         stack.callback(backstage.journal.close)
         mailboxes = [*plan.office365_mailboxes, *_named_by_rules(plan)]
         tls = certificates.server_context()
@@ -117,9 +127,19 @@ async def emulating(plan: Plan) -> AsyncIterator[Emulator]:
         running = Emulator(
             plan, certificates, office365, ordinary, authority, accepted, url, graph, graph_url, backstage
         )
-        application = graph.application(*control.routes(running.play, plan.catalogue or catalogue()))
+        application = graph.application(*control.routes(running.play, running.reset, plan.catalogue or catalogue()))
         await stack.enter_async_context(http.serving(application, listening, certificates.key_and_chain, grace=_GRACE))
         yield running
+
+
+def _prepared(plan: Plan) -> tuple[Certificates, AcceptedMails, Backstage]:
+    """What lies in the directory."""
+    try:
+        certificates = make_certificates(plan.directory / "certificates", *plan.names)
+        accepted = AcceptedMails(plan.directory / "mails", keep_content=plan.keep_content)
+        return certificates, accepted, _backstage(plan)
+    except OSError as error:
+        raise Unusable(f"{error.filename or plan.directory} cannot be used: {error.strerror}.") from error
 
 
 def _https(plan: Plan, port: int) -> tuple[socket, str]:
@@ -130,15 +150,19 @@ def _https(plan: Plan, port: int) -> tuple[socket, str]:
 def _backstage(plan: Plan) -> Backstage:
     known = plan.catalogue or catalogue()
     scenarios = [known.find(name) for name in plan.scenarios]
-    limits = plan.limits
-    for scenario in scenarios:
-        limits = replace(limits, **scenario.limits)
     return Backstage(
         Play(known, scenarios),
-        Governor(limits),
+        Governor(_limits(plan, scenarios)),
         Journal(plan.directory / "events.jsonl"),
         Bounces(plan.directory / "bounces"),
     )
+
+
+def _limits(plan: Plan, scenarios: Iterable[Scenario]) -> Limits:
+    limits = plan.limits
+    for scenario in scenarios:
+        limits = replace(limits, **scenario.limits)
+    return limits
 
 
 def _named_by_rules(plan: Plan) -> list[MailboxAccount]:

@@ -6,10 +6,12 @@ with Postlane is `scenarios.toml`, and a file of one's own has the same form.
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import cache
@@ -17,11 +19,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from worker.emulator.tables import checked, tables
 from worker.unusable import Unusable
 
 DROP = "drop"
 LOST = "lost"
 SILENT = "silent"
+YES = ""
 
 
 class Moment(StrEnum):
@@ -53,27 +57,28 @@ class Rule:
     Attributes:
         reply: an SMTP reply; for Graph `<status> <ErrorCode> <message>`; for a token `<status> <error> <text>`, or a
             status alone. `drop` hangs up without a word, `lost` accepts and hangs up, `silent` never answers.
+            Empty: yes, after the delay.
         says: what it means, for the list.
         mailbox: whose login, with `*`; empty: everybody's.
         recipient: one of the mail's recipients, with `*`; empty: whoever they are.
         mechanism: of authentication, `login` or `xoauth2`; empty: any.
         times: so often and no more; 0: always.
         retry_after: seconds, of Graph and of the token endpoint.
-        delay: seconds before the token endpoint answers.
         accepts: the mail is taken all the same.
+        delay: seconds before it is said.
     """
 
     name: str
     moment: Moment
-    reply: str
+    reply: str = YES
     says: str = ""
     mailbox: str = ""
     recipient: str = ""
     mechanism: str = ""
     times: int = 0
     retry_after: int = 0
-    delay: float = 0
     accepts: bool = False
+    delay: float = 0
 
     def concerns(self, login: str, recipients: Sequence[str]) -> bool:
         """Whether it speaks to this login about one of these recipients."""
@@ -115,6 +120,17 @@ class Limits:
     graph_window: float = 600
     graph_octets: int = 4 * 1024 * 1024
 
+    @property
+    def in_force(self) -> Limits:
+        """With bounds that nobody reaches in place of none."""
+        return replace(
+            self,
+            connections=self.connections or sys.maxsize,
+            octets=self.octets or sys.maxsize,
+            graph_requests=self.graph_requests or sys.maxsize,
+            graph_octets=self.graph_octets or sys.maxsize,
+        )
+
 
 EXCHANGE_ONLINE = Limits(connections=3)
 """What is never switched off: the other limits are scenarios."""
@@ -143,7 +159,7 @@ class Catalogue:
         The pattern is a mailbox for what is said before the recipients are known, else a recipient.
 
         Raises:
-            Unusable: there is none.
+            Unusable: there is none, or what it says is everybody's.
         """
         wanted, _, pattern = name.partition(":")
         found = self.scenarios.get(wanted)
@@ -151,21 +167,23 @@ class Catalogue:
             found = Scenario(wanted, self.rules[wanted].says, (self.rules[wanted],))
         if found is None:
             raise Unusable(f"There is no scenario {wanted!r}. Names: postlane emulator --list-scenarios")
-        return replace(found, rules=tuple(_narrowed(rule, pattern) for rule in found.rules)) if pattern else found
+        return _narrowed(found, pattern) if pattern else found
 
 
-_BEFORE_RECIPIENTS = (
-    Moment.CONNECT,
-    Moment.EHLO,
-    Moment.STARTTLS,
-    Moment.AUTH,
-    Moment.MAIL,
-    Moment.GRAPH_ACCESS,
-    Moment.TOKEN,
-)
+BEFORE_LOGIN = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS)
+_BEFORE_RECIPIENTS = (*BEFORE_LOGIN, Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS, Moment.TOKEN)
 
 
-def _narrowed(rule: Rule, pattern: str) -> Rule:
+def _narrowed(scenario: Scenario, pattern: str) -> Scenario:
+    alone = f"{scenario.name!r} cannot be narrowed to {pattern!r}:"
+    if scenario.limits:
+        raise Unusable(f"{alone} its limits are every mailbox's.")
+    if early := [rule.name for rule in scenario.rules if rule.moment in BEFORE_LOGIN]:
+        raise Unusable(f"{alone} {', '.join(early)} is said before anybody has logged in.")
+    return replace(scenario, rules=tuple(_only(rule, pattern) for rule in scenario.rules))
+
+
+def _only(rule: Rule, pattern: str) -> Rule:
     early = rule.moment in _BEFORE_RECIPIENTS
     return replace(rule, mailbox=pattern) if early else replace(rule, recipient=pattern)
 
@@ -186,39 +204,94 @@ def load(path: Path) -> Catalogue:
         return _catalogue(path.read_text(encoding="utf-8"), catalogue())
     except OSError as error:
         raise Unusable(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise Unusable(f"{path}: {error if not isinstance(error, KeyError) else f'{error} is missing'}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError) as error:
+        raise Unusable(f"{path}: {error}") from error
 
 
 def _catalogue(text: str, base: Catalogue) -> Catalogue:
     tree = tomllib.loads(text)
     if unknown := tree.keys() - {"rule", "scenario"}:
-        raise ValueError(f"{sorted(unknown)} are no tables of a scenario file")
-    rules = dict(base.rules)
-    for entry in tree.get("rule", []):
+        raise ValueError(f"{sorted(unknown)} are no tables of a scenario file: they are [[rule]] and [scenario.NAME]")
+    own: dict[str, Rule] = {}
+    for entry in tables(tree, "rule"):
         rule = _rule(entry)
-        rules[rule.name] = rule
-    scenarios = dict(base.scenarios)
-    for name, entry in tree.get("scenario", {}).items():
-        scenarios[name] = _scenario(name, entry, rules)
-    return Catalogue(rules, scenarios)
+        if rule.name in own:
+            raise ValueError(f"there are two rules of the name {rule.name!r}")
+        own[rule.name] = rule
+    rules = {**base.rules, **own}
+    entries = tree.get("scenario", {})
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError("scenarios are tables [scenario.NAME]")
+    own_scenarios = {name: _scenario(name, entry, rules) for name, entry in entries.items()}
+    return Catalogue(rules, {**base.scenarios, **own_scenarios})
 
 
 def _rule(entry: Mapping[str, Any]) -> Rule:
-    given = dict(entry)
-    known = {each.name for each in fields(Rule)}
-    if unknown := given.keys() - known:
-        raise ValueError(f"rule {given.get('name')!r} has unknown keys {sorted(unknown)}")
-    return Rule(**{**given, "moment": Moment(given["moment"])})
+    what = f"rule {entry.get('name', 'without a name')!r}"
+    rule = Rule(**checked(what, entry, Rule))
+    if problem := unspeakable(rule):
+        raise ValueError(f"{what}: {problem}")
+    return rule
 
 
 def _scenario(name: str, entry: Mapping[str, Any], rules: Mapping[str, Rule]) -> Scenario:
-    limits = dict(entry.get("limits", {}))
-    if unknown := limits.keys() - {each.name for each in fields(Limits)}:
-        raise ValueError(f"scenario {name!r} has unknown limits {sorted(unknown)}")
-    if missing := [each for each in entry.get("rules", []) if each not in rules]:
-        raise ValueError(f"scenario {name!r} names rules that do not exist: {missing}")
-    return Scenario(name, str(entry.get("title", "")), tuple(rules[each] for each in entry.get("rules", [])), limits)
+    what = f"scenario {name!r}"
+    if unknown := entry.keys() - {"title", "rules", "limits"}:
+        raise ValueError(f"{what} has unknown keys {sorted(unknown)}")
+    limits, named = entry.get("limits", {}), entry.get("rules", [])
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise ValueError(f"{what}: rules must be a list of names")
+    if missing := [each for each in named if each not in rules]:
+        raise ValueError(f"{what} names rules that do not exist: {missing}")
+    title = str(entry.get("title", ""))
+    return Scenario(name, title, tuple(rules[each] for each in named), checked(f"{what}: limits", limits, Limits))
+
+
+_SMTP = (*BEFORE_LOGIN, Moment.AUTH, Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.DOT)
+_SMTP_REPLY = re.compile(r"[345]\d\d(?: \S[^\r]*)?")
+_TOKEN_REPLY = re.compile(r"200|[45]\d\d(?: [a-z_]+(?: \S.*)?)?")
+_GRAPH_REPLY = re.compile(r"[45]\d\d \S+ \S.*")
+
+
+def unspeakable(rule: Rule) -> str:
+    """Why a rule could never be said, or not as it is meant; empty if it can."""
+    moment = rule.moment
+    misplaced = {
+        "mailbox": rule.mailbox and moment in BEFORE_LOGIN,
+        "recipient": rule.recipient and moment in _BEFORE_RECIPIENTS,
+        "mechanism": rule.mechanism and moment is not Moment.AUTH,
+        "retry_after": rule.retry_after and moment in (*_SMTP, Moment.BOUNCE),
+        "accepts": rule.accepts and moment is not Moment.GRAPH,
+        "delay": rule.delay and moment is Moment.BOUNCE,
+    }
+    if keys := [key for key, wrong in misplaced.items() if wrong]:
+        return f"{', '.join(keys)} says nothing at the moment {moment}"
+    if rule.mechanism not in {"", "login", "xoauth2"}:
+        return f"mechanism must be login or xoauth2, not {rule.mechanism!r}"
+    if rule.reply == YES:
+        return "" if rule.delay else "reply is missing; only a rule with a delay may have none"
+    return _unsaid(rule)
+
+
+def _unsaid(rule: Rule) -> str:
+    words = {DROP, SILENT}
+    match rule.moment:
+        case Moment.GRAPH | Moment.GRAPH_ACCESS:
+            form, example = _GRAPH_REPLY, "429 ErrorCode message"
+        case Moment.BOUNCE:
+            form, example, words = _SMTP_REPLY, "550 5.1.1 text", set()
+        case Moment.TOKEN:
+            form, example, words = _TOKEN_REPLY, "401 invalid_client AADSTS7000222: text", {DROP, LOST, SILENT}
+        case moment if moment in _SMTP:
+            form, example = _SMTP_REPLY, "451 4.3.2 text"
+        case _:
+            return ""
+    if rule.moment in {Moment.DOT, Moment.GRAPH}:
+        words |= {LOST}
+    if rule.reply in words or form.fullmatch(rule.reply):
+        return ""
+    others = f", or {', '.join(sorted(words))}" if words else ""
+    return f"reply must be like {example!r}{others} at the moment {rule.moment}, not {rule.reply!r}"
 
 
 class Play:
@@ -238,6 +311,10 @@ class Play:
     def now_play(self, scenarios: Iterable[Scenario]) -> None:
         """Change the scenarios; counting begins anew."""
         self._active = tuple(rule for scenario in scenarios for rule in scenario.rules)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody has been spoken to."""
         self._spoken.clear()
 
     def knows(self, name: str) -> bool:

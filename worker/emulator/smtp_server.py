@@ -8,19 +8,23 @@ import binascii
 import re
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from worker.emulator.accepted import AcceptedMails, field_of
+from worker.emulator import envelope, sending_as
+from worker.emulator.accepted import AcceptedMails
 from worker.emulator.backstage import Backstage
 from worker.emulator.scenario import DROP, LOST, SILENT, Moment
+from worker.emulator.wire import Wire
 from worker.emulator.world import MailboxAccount, Profile
+from worker.telemetry.http import CannotListen
 
-_LIMIT = 64 * 1024 * 1024  # octets of one message
-_PATH = re.compile(rb"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
-_SIZE = re.compile(rb"\bSIZE=(\d+)", re.IGNORECASE)
-_ADDRESS = re.compile(r"<([^<>]+)>|([^\s<>,]+@[^\s<>,]+)")
+_TOO_LARGE = "552 5.3.4 Message size exceeds fixed maximum message size"
+_OUT_OF_SEQUENCE = "503 5.5.1 Bad sequence of commands"
+_CHUNK = re.compile(rb"(\d{1,18})( +LAST)?\s*", re.IGNORECASE)
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3} ")
+_HELLO_FIRST = "503 5.5.2 Send hello first"
 
 CheckToken = Callable[[str, str], str]
 """Mailbox and bearer token → empty if good, else the reply."""
@@ -30,12 +34,14 @@ class _Bye(Exception):  # noqa: N818 - the way out of a session
     """The session is over."""
 
 
-_GONE = (_Bye, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
-
-
 @dataclass(slots=True)
 class _State:
-    """What a session has come to."""
+    """What a session has come to.
+
+    Attributes:
+        told_of: recipients whose non-delivery the sender wants to hear of (RFC 3461).
+        parameters: of MAIL.
+    """
 
     tls: str = "none"
     greeted: bool = False
@@ -43,10 +49,20 @@ class _State:
     mechanism: str = ""
     mail_from: str | None = None
     rcpt_to: list[str] = field(default_factory=list)
+    told_of: list[str] = field(default_factory=list)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    chunks: list[bytes] = field(default_factory=list)
 
     def reset(self) -> None:
         self.mail_from = None
         self.rcpt_to = []
+        self.told_of = []
+        self.parameters = {}
+        self.chunks = []
+
+
+class _Cancelled(Exception):  # noqa: N818 - what the client did
+    """The client has broken its login off."""
 
 
 class SmtpServer:
@@ -73,11 +89,19 @@ class SmtpServer:
         self._implicit_tls = implicit_tls
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._sessions: set[asyncio.Task[object]] = set()
 
     async def listen(self, host: str, port: int) -> Self:
-        """Start listening; port 0 takes a free one."""
+        """Start listening; port 0 takes a free one.
+
+        Raises:
+            CannotListen: says where and why.
+        """
         context = self._tls if self._implicit_tls else None
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_LIMIT, ssl=context)
+        try:
+            self._server = await asyncio.start_server(self._serve, host, port, ssl=context)
+        except (OSError, OverflowError) as error:
+            raise CannotListen(f"cannot listen on {host}:{port} ({error})") from error
         return self
 
     @property
@@ -97,29 +121,31 @@ class SmtpServer:
             writer.transport.abort()
 
     async def close(self) -> None:
-        """Stop listening and hang up."""
-        if self._server is not None:
-            self._server.close()
-            self.drop_sessions()
-            await self._server.wait_closed()
+        """Stop listening, hang up, and wait until every session has said that it ended."""
+        if self._server is None:
+            return
+        self._server.close()
+        self.drop_sessions()
+        sessions = tuple(self._sessions)
+        for session in sessions:  # one may be waiting for nothing but time
+            session.cancel()
+        await asyncio.gather(*sessions, return_exceptions=True)
+        await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - what serves a connection is a task of its own
+        self._sessions.add(task)
         session = _Session(self, reader, writer, self._tls, self._accepted, self._check_token)
         try:
             await session.run()
-        except (
-            _Bye,
-            ConnectionError,
-            asyncio.IncompleteReadError,
-            asyncio.LimitOverrunError,
-            ssl.SSLError,
-            TimeoutError,
-        ):
-            pass
+        except (_Bye, ConnectionError, ssl.SSLError, TimeoutError, asyncio.CancelledError):
+            pass  # cancelled by `close` alone, and asyncio.streams complains of tasks that end so
         finally:
             session.leave()
             self._writers.discard(writer)
+            self._sessions.discard(task)
             writer.close()
 
     def account(self, address: str) -> MailboxAccount | None:
@@ -139,7 +165,7 @@ class _Session:
     ) -> None:
         self._server = server
         self._profile = server.profile
-        self._reader = reader
+        self._wire = Wire(reader)
         self._writer = writer
         self._tls = tls
         self._accepted = accepted
@@ -159,8 +185,11 @@ class _Session:
             "MAIL": self._mail,
             "RCPT": self._rcpt,
             "DATA": self._data,
+            **({"BDAT": self._bdat} if "CHUNKING" in self._profile.keywords else {}),
             "RSET": self._rset,
             "NOOP": self._noop,
+            "VRFY": self._vrfy,
+            "HELP": self._help,
             "QUIT": self._quit,
         }
 
@@ -171,13 +200,18 @@ class _Session:
         if greeting:
             return
         while True:
-            line = (await self._reader.readuntil(b"\r\n"))[:-2]
-            verb, _, rest = line.partition(b" ")
+            verb, _, rest = (await self._wire.line()).partition(b" ")
             name = verb.decode("ascii", "replace").upper()
             handler = self._verbs.get(name)
-            reply = await handler(rest) if handler else "500 5.3.3 Unrecognized command"
+            reply = await self._handled(handler, rest) if handler else "500 5.3.3 Unrecognized command"
             if reply:
-                await self._reply(reply, name)
+                await self._reply(reply, name if handler else "?")  # what is no command may be a password
+
+    async def _handled(self, handler: Callable[[bytes], Awaitable[str]], rest: bytes) -> str:
+        try:
+            return await handler(rest)
+        except envelope.Malformed as wrong:
+            return str(wrong)
 
     def leave(self) -> None:
         """Give the places of this connection back."""
@@ -198,11 +232,14 @@ class _Session:
         if reply.startswith("421"):
             raise _Bye
 
-    async def _scripted(self, moment: Moment, login: str = "", mechanism: str = "") -> str:
+    async def _scripted(self, moment: Moment, login: str = "", mechanism: str = "", recipient: str = "") -> str:
         """What the scenarios say now; empty: nothing."""
-        rule = self._play.answer(moment, login or self._state.login, self._state.rcpt_to, mechanism)
+        recipients = [recipient] if recipient else self._state.rcpt_to
+        rule = self._play.answer(moment, login or self._state.login, recipients, mechanism)
         if rule is None:
             return ""
+        if rule.delay:
+            await asyncio.sleep(rule.delay)
         if rule.reply in (DROP, SILENT):
             await self._vanish(rule.reply, moment)
         return rule.reply
@@ -210,7 +247,7 @@ class _Session:
     async def _vanish(self, how: str, moment: str) -> None:
         self._tell(how, moment=moment)
         if how == SILENT:
-            await self._reader.read()
+            await self._wire.hung_up()
         raise _Bye
 
     def _end(self, *, accepted: bool) -> None:
@@ -224,22 +261,25 @@ class _Session:
         self._state.reset()
 
     def _say(self, reply: str) -> None:
-        self._writer.write(reply.encode() + b"\r\n")
+        self._writer.write("".join(f"{line}\r\n" for line in _lines(reply)).encode())
 
-    async def _ehlo(self, _name: bytes) -> str:
+    async def _ehlo(self, name: bytes) -> str:
+        envelope.check_host(name)
         if reply := await self._scripted(Moment.EHLO):
             return reply
         self._state.greeted = True
         self._reset_state()
-        keywords = [*self._profile.keywords]
-        if self._state.tls == "none":
-            keywords.append("STARTTLS")
-        elif self._profile.mechanisms:
-            keywords.append(f"AUTH {' '.join(self._profile.mechanisms)}")
-        lines = [f"{self._profile.host} Hello", *keywords]
-        return "\r\n".join([*(f"250-{line}" for line in lines[:-1]), f"250 {lines[-1]}"])
+        return "\n".join([f"250 {self._profile.host} Hello", *self._keywords()])
 
-    async def _helo(self, _name: bytes) -> str:
+    def _keywords(self) -> list[str]:
+        """Of EHLO, as things stand."""
+        if self._state.tls == "none":
+            return [*self._profile.keywords, "STARTTLS"]
+        mechanisms = " ".join(self._profile.mechanisms)
+        return [*self._profile.keywords, *([f"AUTH {mechanisms}"] if mechanisms else [])]
+
+    async def _helo(self, name: bytes) -> str:
+        envelope.check_host(name)
         self._state.greeted = True
         self._reset_state()
         return f"250 {self._profile.host}"
@@ -247,8 +287,11 @@ class _Session:
     async def _starttls(self, _rest: bytes) -> str:
         if self._state.tls != "none":
             return "503 5.5.2 TLS is already on"
+        if not self._state.greeted:
+            return _HELLO_FIRST
         if reply := await self._scripted(Moment.STARTTLS):
             return reply
+        await self._wire.forget()
         self._say("220 2.0.0 SMTP server ready")
         await self._writer.drain()
         await self._writer.start_tls(self._tls)
@@ -256,6 +299,8 @@ class _Session:
         return ""
 
     async def _auth(self, rest: bytes) -> str:
+        if not self._state.greeted:
+            return _HELLO_FIRST
         name, _, initial = rest.partition(b" ")
         mechanism = name.decode("ascii", "replace").upper()
         if self._state.tls == "none":
@@ -264,17 +309,20 @@ class _Session:
             return "503 5.5.2 Auth command already specified"
         if mechanism not in self._profile.mechanisms:
             return "504 5.7.4 Unrecognized authentication type"
-        login, refusal = await self._authenticated(mechanism, initial)
+        try:
+            login, refusal = await self._authenticated(mechanism, initial)
+        except _Cancelled:
+            return "501 5.5.4 Authentication cancelled"
         refusal = refusal or await self._scripted(Moment.AUTH, login, mechanism)
         if refusal:
             self._tell("login refused", user=login, mechanism=mechanism)
-            return refusal
-        self._state.login, self._state.mechanism = login, mechanism
+            return await self._challenged(refusal) if refusal.startswith("334") else refusal
+        self._state.login, self._state.mechanism = login.lower(), mechanism
         self._tell("login", mechanism=mechanism)
         return "235 2.7.0 Authentication successful"
 
     async def _authenticated(self, mechanism: str, initial: bytes) -> tuple[str, str]:
-        """Login and refusal, one of them empty."""
+        """Login, and refusal or nothing."""
         match mechanism:
             case "LOGIN":
                 login = _text(initial) if initial else await self._ask(b"Username:")
@@ -286,6 +334,13 @@ class _Session:
                 return login, self._check_password(login, password)
             case _:
                 return self._check_xoauth2(_text(initial) if initial else await self._ask(b""))
+
+    async def _challenged(self, challenge: str) -> str:
+        """A refusal that the client must answer before it is told the code (RFC 7628)."""
+        self._say(challenge)
+        await self._writer.drain()
+        await self._wire.line()
+        return f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]"
 
     def _check_password(self, login: str, password: str) -> str:
         account = self._server.account(login)
@@ -300,25 +355,31 @@ class _Session:
 
     def _check_xoauth2(self, response: str) -> tuple[str, str]:
         fields = dict(part.split("=", 1) for part in response.split("\x01") if "=" in part)
-        login, token = fields.get("user", ""), fields.get("auth", "").removeprefix("Bearer ")
+        login, (scheme, _, token) = fields.get("user", ""), fields.get("auth", "").partition(" ")
         account = self._server.account(login)
         if account is not None and not account.smtp_auth:
-            return "", (
+            return login, (
                 "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant. "
                 f"Visit https://aka.ms/smtp_auth_disabled for more information. [{self._profile.host}]"
             )
-        refusal = self._check_token(login, token) if self._check_token and account else "no such mailbox"
-        return (login, "") if not refusal else ("", f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]")
+        refusal = "no such mailbox" if account is None or scheme.lower() != "bearer" else self._problem(login, token)
+        return login, f"535 5.7.3 Authentication unsuccessful [{self._profile.host}]" if refusal else ""
+
+    def _problem(self, login: str, token: str) -> str:
+        return self._check_token(login, token) if self._check_token else "tokens are not taken"
 
     async def _ask(self, prompt: bytes) -> str:
         self._say(f"334 {base64.b64encode(prompt).decode()}")
         await self._writer.drain()
-        return _text((await self._reader.readuntil(b"\r\n")).strip())
+        said = await self._wire.line()
+        if said.strip() == b"*":
+            raise _Cancelled
+        return _text(said)
 
     async def _mail(self, rest: bytes) -> str:
-        found = _PATH.match(rest)
-        if found is None:
-            return "501 5.5.4 Invalid arguments"
+        path = envelope.sender(rest, self._keywords())
+        if not self._state.greeted:
+            return _HELLO_FIRST
         if self._profile.tls_first and self._state.tls == "none":
             return "530 5.7.0 Must issue a STARTTLS command first"
         if self._profile.mechanisms and not self._state.login:
@@ -330,19 +391,17 @@ class _Session:
                 "432 4.3.2 Concurrent connections limit exceeded. "
                 f"Visit https://aka.ms/concurrent_sending for more information. [Hostname={self._profile.host}]"
             )
-        if refusal := self._too_large(found[2]) or await self._scripted(Moment.MAIL):
+        if refusal := self._too_large(path.parameters) or await self._scripted(Moment.MAIL):
             return refusal
         if not self._governor.begin(self._state.login):
             return "421 4.4.2 Message submission rate for this client has exceeded the configured limit"
         self._begun = True
-        self._state.mail_from = found[1].decode()
+        self._state.mail_from, self._state.parameters = path.address, path.parameters
         self._tell("mail", mail_from=self._state.mail_from)
         return "250 2.1.0 Sender OK"
 
-    def _too_large(self, parameters: bytes) -> str:
-        found = _SIZE.search(parameters)
-        fits = found is None or int(found[1]) <= self._governor.limits.octets
-        return "" if fits else "552 5.3.4 Message size exceeds fixed maximum message size"
+    def _too_large(self, parameters: Mapping[str, str]) -> str:
+        return _TOO_LARGE if int(parameters.get("SIZE", 0)) > self._governor.limits.octets else ""
 
     def _counted_in(self) -> bool:
         """Whether this connection has a place among those that may submit for its login."""
@@ -358,45 +417,60 @@ class _Session:
         return True
 
     async def _rcpt(self, rest: bytes) -> str:
-        found = _PATH.match(rest)
         if self._state.mail_from is None:
             return "503 5.5.2 Need mail command"
-        if found is None:
-            return "501 5.1.3 Invalid address"
-        recipient = found[1].decode()
+        if self._state.chunks:
+            return _OUT_OF_SEQUENCE
+        path = envelope.recipient(rest, self._keywords(), utf8="SMTPUTF8" in self._state.parameters)
+        recipient = path.address
         refusal = self._profile.recipients.get(recipient.rpartition("@")[0].lower())
         if refusal:
             return refusal
         most = self._governor.limits.recipients_per_message
         if most and len(self._state.rcpt_to) >= most:
             return "452 4.5.3 Too many recipients"
+        if refusal := await self._scripted(Moment.RCPT, recipient=recipient):
+            return refusal
         self._state.rcpt_to.append(recipient)
-        rule = self._play.answer(Moment.RCPT, self._state.login, [recipient])
-        if rule is not None:
-            self._state.rcpt_to.pop()
-            if rule.reply in (DROP, SILENT):
-                await self._vanish(rule.reply, Moment.RCPT)
-            return rule.reply
+        if "FAILURE" in path.parameters.get("NOTIFY", "FAILURE"):
+            self._state.told_of.append(recipient)
         return "250 2.1.5 Recipient OK"
 
     async def _data(self, _rest: bytes) -> str:
         if not self._state.rcpt_to:
             return "503 5.5.2 Need rcpt command"
+        if self._state.chunks or self._state.parameters.get("BODY") == "BINARYMIME":
+            return _OUT_OF_SEQUENCE
         if refusal := await self._scripted(Moment.DATA):
             return refusal
         self._say("354 Start mail input; end with <CRLF>.<CRLF>")
         await self._writer.drain()
-        content = await self._content()
-        reply = await self._answer(content)
+        content = await self._wire.mail(self._governor.limits.octets)
+        reply = _TOO_LARGE if content is None else await self._answer(content)
         self._reset_state()
         return reply
 
-    async def _content(self) -> bytes:
-        first = await self._reader.readexactly(3)
-        if first == b".\r\n":
-            return b""
-        raw = first + await self._reader.readuntil(b"\r\n.\r\n")
-        return raw[:-3].replace(b"\r\n..", b"\r\n.").removeprefix(b".")
+    async def _bdat(self, rest: bytes) -> str:
+        """A chunk (RFC 3030), which has come whatever the answer is."""
+        found = _CHUNK.fullmatch(rest)
+        if found is None:
+            return "501 5.5.4 Invalid arguments"
+        size, last = int(found[1]), bool(found[2])
+        room = self._governor.limits.octets - sum(map(len, self._state.chunks))
+        chunk = await self._wire.chunk(size, room)
+        if not self._state.rcpt_to:
+            return "503 5.5.2 Need rcpt command"
+        if not self._state.chunks and (refusal := await self._scripted(Moment.DATA)):
+            return refusal
+        if chunk is None:
+            self._reset_state()
+            return _TOO_LARGE
+        self._state.chunks.append(chunk)
+        if not last:
+            return f"250 2.6.0 CHUNK received OK, {size} octets"
+        reply = await self._answer(b"".join(self._state.chunks))
+        self._reset_state()
+        return reply
 
     async def _answer(self, content: bytes) -> str:
         scripted = next(
@@ -428,6 +502,7 @@ class _Session:
         self._end(accepted=True)
         self._tell(
             "accepted",
+            mechanism=self._state.mechanism,
             message_id=mail.message_id,
             notification_id=mail.notification_id,
             recipients=len(mail.rcpt_to),
@@ -437,32 +512,22 @@ class _Session:
             content,
             sender=self._state.mail_from or "",
             login=self._state.login,
-            recipients=self._state.rcpt_to,
+            recipients=self._state.told_of if self._state.mail_from else [],
             host=self._profile.host,
         )
         if scripted == LOST:
             raise _Bye
-        told = {"message_id": field_of(content, b"Message-ID"), "host": self._profile.host}
+        name = mail.message_id or f"<{uuid.uuid4()}@{self._profile.host}>"  # Exchange gives one to a mail without
+        told = {"message_id": name, "host": self._profile.host}
         return f"250 {self._profile.accepted.format(queue_id=uuid.uuid4().hex[:10].upper(), **told)}"
 
     def _wrong_sender(self, content: bytes) -> str:
-        """Exchange compares From with the login's rights only now, at the end."""
-        if not self._profile.checks_sender:
-            return ""
-        found = _ADDRESS.search(field_of(content, b"From"))
-        sender = (found[1] or found[2]).lower() if found else ""
         account = self._server.account(self._state.login)
-        if account is not None and sender in {account.address.lower(), *map(str.lower, account.send_as)}:
+        if not self._profile.checks_sender or account is None:
             return ""
-        return (
-            f"554 5.2.252 SendAsDenied; {self._state.login} not allowed to send as {sender}; "
-            "STOREDRV.Submission.Exception:SendAsDeniedException.MapiExceptionSendAsDenied; "
-            f"Failed to process message due to a permanent exception. [Hostname={self._profile.host}]"
-        )
+        return sending_as.refusal(content, account, mail_from=self._state.mail_from or "", host=self._profile.host)
 
     def _beyond_limits(self, content: bytes) -> str:
-        if len(content) > self._governor.limits.octets:
-            return "552 5.3.4 Message size exceeds fixed maximum message size"
         if not self._state.login:
             return ""
         return self._governor.quota(self._state.login, len(self._state.rcpt_to), len(content))
@@ -474,6 +539,12 @@ class _Session:
     async def _noop(self, _rest: bytes) -> str:
         return "250 2.0.0 OK"
 
+    async def _vrfy(self, _rest: bytes) -> str:
+        return "252 2.1.5 Cannot VRFY user"
+
+    async def _help(self, _rest: bytes) -> str:
+        return f"214 This server supports the following commands:\n{' '.join(self._verbs)}"
+
     async def _quit(self, _rest: bytes) -> str:
         self._say("221 2.0.0 Service closing transmission channel")
         await self._writer.drain()
@@ -482,6 +553,15 @@ class _Session:
     def _tls_version(self) -> str:
         tls = self._writer.get_extra_info("ssl_object")
         return str(tls.version()) if tls else "none"
+
+
+def _lines(reply: str) -> Iterator[str]:
+    """The lines of a reply whose text has several: Exchange repeats the enhanced code on each."""
+    code, _, text = reply.partition(" ")
+    first, *others = text.split("\n")
+    enhanced = found[0] if (found := _ENHANCED.match(first)) else ""
+    texts = [first, *(f"{enhanced}{other}" for other in others)]
+    return (f"{code}{'-' if number < len(texts) else ' '}{line}" for number, line in enumerate(texts, 1))
 
 
 def _text(encoded: bytes) -> str:

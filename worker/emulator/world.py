@@ -102,7 +102,7 @@ class Profile:
         mechanisms: of AUTH, offered only under TLS.
         tls_first: whether it refuses mail without TLS.
         accepted: reply text to the final dot; may use {message_id}, {host} and {queue_id}.
-        checks_sender: whether From must be the login's.
+        checks_sender: whether From, Sender and MAIL FROM must be the login's.
         recipients: local part → reply to RCPT.
         contents: local part of a recipient → reply to the final dot; `drop` hangs up instead, `lost` accepts first.
     """

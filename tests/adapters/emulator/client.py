@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 from typing import Self
 
@@ -30,21 +31,27 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         self._writer.transport.abort()
 
+    def put(self, octets: bytes) -> None:
+        """Octets, whatever they are."""
+        self._writer.write(octets)
+
     async def say(self, line: str) -> str:
-        """A command, and the last line of its reply."""
+        """A command, and its reply."""
         self._writer.write(line.encode() + b"\r\n")
         return await self.hear()
 
     async def hear(self) -> str:
-        """The last line of a reply."""
+        """A reply; one of several lines as a rule has it: what each line begins with is said once."""
+        heard = []
         async with asyncio.timeout(PATIENCE):
             while True:
                 try:
-                    line = (await self._reader.readuntil(b"\r\n")).decode().strip()
+                    line = (await self._reader.readuntil(b"\r\n")).decode().removesuffix("\r\n")
                 except (asyncio.IncompleteReadError, ConnectionError) as error:
                     raise Gone from error
+                heard.append(line)
                 if line[3:4] != "-":
-                    return line
+                    return _joined(heard)
 
     async def closed(self) -> bool:
         """Whether the server hangs up now."""
@@ -56,10 +63,14 @@ class Client:
         self.greeting = await self.hear()
         await self.say("EHLO test.example")
         await self.say("STARTTLS")
-        context = ssl.create_default_context(cafile=str(self._emulator.certificates.ca_file))
-        await self._writer.start_tls(context, server_hostname="localhost")
+        await self.upgraded()
         await self.say("EHLO test.example")
         return self
+
+    async def upgraded(self, context: ssl.SSLContext | None = None, name: str = "localhost") -> None:
+        """TLS, without another word."""
+        context = context or ssl.create_default_context(cafile=str(self._emulator.certificates.ca_file))
+        await self._writer.start_tls(context, server_hostname=name)
 
     async def login(self, address: str = "notifications@contoso.example", password: str = "emulated-password") -> str:
         await self.say("AUTH LOGIN")
@@ -73,3 +84,10 @@ class Client:
             if reply[0] in "45":
                 return reply
         return await self.say(f"From: {sender}\r\nMessage-ID: <1@contoso.example>\r\nSubject: s\r\n\r\n{text}\r\n.")
+
+
+def _joined(lines: list[str]) -> str:
+    code, enhanced = lines[0][:3], re.match(r"\d\.\d+\.\d+ |", lines[0][4:])
+    beginning = f"{code}-{enhanced[0] if enhanced else ''}"
+    assert all(f"{line[:3]}-{line[4:]}".startswith(beginning) for line in lines[1:]), lines
+    return f"{code} {lines[0][4:]}" + "".join(f"\n{line[len(beginning) :]}" for line in lines[1:])

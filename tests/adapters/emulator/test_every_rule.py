@@ -20,15 +20,17 @@ from contracts.notification import OnDoubt
 from tests.adapters.graph.conftest import graph_mailbox
 from tests.factories import NOON, notification
 from tests.fakes import Events
-from worker.domain.delivery import Busy, Fenced, Submission
+from worker.domain.delivery import Busy, Fenced, Stage, Submission
 from worker.domain.envelope import Envelope
 from worker.domain.judgement import judge
 from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, Password, SmtpEndpoint, Tls
 from worker.domain.message import compose
+from worker.domain.reply import Reply
 from worker.domain.verdict import catalogue as verdicts
+from worker.domain.verdict import of_graph, of_reply
 from worker.emulator.entra import ERRORS
 from worker.emulator.run import CLIENT_ID, Emulator
-from worker.emulator.scenario import SILENT, Moment, Rule, catalogue
+from worker.emulator.scenario import DROP, LOST, SILENT, Moment, Rule, catalogue
 from worker.emulator.world import TokenTrouble
 from worker.graph.conversation import Timeouts as GraphTimeouts
 from worker.graph.transport import GraphTransport
@@ -39,7 +41,13 @@ from worker.smtp.transport import SmtpTransport
 RULES = Path(__file__).with_name("rules.txt")
 BEFORE_LOGIN = (Moment.CONNECT, Moment.EHLO, Moment.STARTTLS)
 OF_THE_MAILBOX = (Moment.AUTH, Moment.MAIL, Moment.GRAPH_ACCESS)
+UNSPOKEN = (DROP, LOST, SILENT)
 AT_GRAPH = (Moment.GRAPH, Moment.GRAPH_ACCESS)
+STAGES = {
+    **dict.fromkeys(BEFORE_LOGIN, Stage.CONNECT),
+    **{moment: Stage(moment) for moment in (Moment.AUTH, Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.DOT)},
+    Moment.BOUNCE: None,
+}
 
 
 def expected(prefix: str = "") -> Mapping[str, str]:
@@ -123,3 +131,18 @@ def test_no_rule_is_missing_and_none_is_unknown_to_the_catalogue() -> None:
     assert expected().keys() == catalogue().rules.keys()
     known = {row.verdict.row for row in verdicts()} | {"accepted"}
     assert {line.partition(" | ")[0] for line in (*expected().values(), *expected("AADSTS").values())} <= known
+
+
+def said_by(rule: Rule) -> str:
+    """The row that decides what a rule says where it says it; a report later is read without knowing where."""
+    if rule.moment in AT_GRAPH:
+        status, code, message = rule.reply.split(" ", 2)
+        return of_graph(verdicts(), int(status), (code,), message).row
+    return of_reply(verdicts(), STAGES[rule.moment], Reply.parse(rule.reply), rule.mechanism).row
+
+
+def test_every_row_about_microsofts_servers_has_a_rule_that_it_decides() -> None:
+    speaking = [rule for rule in catalogue().rules.values() if rule.reply not in UNSPOKEN]
+    spoken = {said_by(rule) for rule in speaking if rule.moment in {*STAGES, *AT_GRAPH}}
+    rows = {row.verdict.row for row in verdicts("hve", "exchange-online", "graph")}
+    assert rows - spoken - {line.partition(" | ")[0] for line in expected().values()} == set()

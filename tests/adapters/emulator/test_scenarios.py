@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from email.parser import BytesParser
 from email.policy import default
 from pathlib import Path
@@ -194,7 +195,40 @@ async def test_scenarios_are_changed_over_http_while_it_runs(emulator: Emulator)
         assert (await client.hear()).startswith("421 4.3.2")
 
 
+async def test_limits_of_a_scenario_are_changed_over_http_too_and_forgotten(emulator: Emulator) -> None:
+    context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
+    async with httpx2.AsyncClient(verify=context, base_url=f"{emulator.graph_url}/_emulator/") as http:
+        await http.post("scenarios", json=["day-quota", "few-recipients"])
+        async with Client(emulator) as client:
+            await client.secured()
+            await client.login()
+            assert (await client.submit(*[JANA] * 4)).startswith("452 4.5.3")
+            await http.post("scenarios", json=["day-quota"])
+            await client.say("RSET")
+            assert (await client.submit(*[JANA] * 20)).startswith("250")
+            assert (await client.submit(JANA)).startswith("554 5.2.0")
+            assert (await http.post("reset")).status_code == 200
+            assert (await client.submit(JANA)).startswith("250")
+            await http.post("scenarios", json=[])
+            assert (await client.submit(*[JANA] * 30)).startswith("250")
+
+
+@pytest.mark.parametrize("body", ['{"outage": 1}', '"outage"', "[1]", "no json", '["throttled:a@*"]'])
+async def test_what_is_no_list_of_names_is_not_played(emulator: Emulator, body: str) -> None:
+    context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
+    async with httpx2.AsyncClient(verify=context) as http:
+        answer = await http.post(f"{emulator.graph_url}/_emulator/scenarios", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["problem"]
+
+
 async def test_json_message_of_another_producer_is_taken_by_graph(emulator: Emulator) -> None:
+    assert (await sent_over_graph(emulator)).status_code == 202
+    assert json.loads(emulator.accepted.log.read_text())["rcpt_to"] == [JANA, "hidden@fabrikam.example"]
+
+
+async def sent_over_graph(emulator: Emulator, mails: int = 1) -> httpx2.Response:
+    """The answer to the last of so many mails."""
     context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
     app = emulator.plan.apps[0]
     grant = {
@@ -215,9 +249,7 @@ async def test_json_message_of_another_producer_is_taken_by_graph(emulator: Emul
         answer = await http.post(f"{emulator.token_url}/{app.tenant_id}/oauth2/v2.0/token", data=grant)
         headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
         address = f"{emulator.graph_url}/v1.0/users/notifications@contoso.example/sendMail"
-        sent = await http.post(address, json=body, headers=headers)
-    assert sent.status_code == 202
-    assert json.loads(emulator.accepted.log.read_text())["rcpt_to"] == [JANA, "hidden@fabrikam.example"]
+        return [await http.post(address, json=body, headers=headers) for _ in range(mails)][-1]
 
 
 def audited(emulator: Emulator, **allowed: object):  # type: ignore[no-untyped-def] # noqa: ANN201
@@ -248,6 +280,7 @@ def test_example_of_the_documentation_can_be_played(tmp_path: Path) -> None:
     friday = load(path).find("friday")
     assert [rule.name for rule in friday.rules] == ["printer-throttled", "store-busy"]
     assert Limits(**friday.limits).over == "delay"
+    assert {rule.name for rule in load(path).rules.values()} > {"printers-password", "slow-graph"}
 
 
 def test_every_name_in_the_documentation_exists() -> None:
@@ -268,6 +301,38 @@ def test_every_name_in_the_documentation_exists() -> None:
         ("[scenario.x.limits]\nper_hour = 1\n", "per_hour"),
         ("[scenarios.x]\n", "scenarios"),
         ("no toml", "own.toml"),
+        ("[rule]\nname = 1\n", r"\[\[rule\]\]"),
+        ("[[scenario]]\n", r"\[scenario.NAME\]"),
+        ("scenario = 1\n", r"\[scenario.NAME\]"),
+        ('[scenario.x]\nrulez = ["store-busy"]\n', "rulez"),
+        ('[scenario.x]\nrules = "throttled"\n', "scenario 'x': rules must be a list of names"),
+        ("[scenario.x]\nlimits = 3\n", "scenario 'x': limits must be a table"),
+        ('[scenario.x.limits]\nper_minute = "30"\n', "per_minute must be a whole number"),
+        ("[scenario.x.limits]\nper_minute = -1\n", "per_minute must be a whole number from 0"),
+        ("[scenario.x.limits]\nper_minute = true\n", "per_minute must be a whole number"),
+        ('[scenario.x.limits]\nover = "dealy"\n', "over must be one of reject, delay"),
+        (2 * '[[rule]]\nname = "x"\nmoment = "dot"\nreply = "drop"\n', "two rules of the name 'x'"),
+        *(
+            (f'[[rule]]\nname = "x"\n{rule}\n', f"own.toml: rule 'x': {problem}")
+            for rule, problem in (
+                ('moment = "dot"', "reply is missing"),
+                ('moment = "dot"\nreply = "hello"', "reply must be like '451 4.3.2 text', or drop, lost, silent"),
+                ('moment = "dot"\nreply = "250 2.0.0 Yes"', "reply must be like"),
+                ('moment = "mail"\nreply = "lost"', "reply must be like"),
+                ('moment = "graph"\nreply = "429 Throttled"', "reply must be like '429 ErrorCode message'"),
+                ('moment = "graph-access"\nreply = "lost"', "reply must be like"),
+                ('moment = "bounce"\nreply = "drop"', "reply must be like"),
+                ('moment = "dot"\nreply = "drop"\ntimes = "three"', "times must be a whole number"),
+                ('moment = "dot"\nreply = "drop"\ndelay = "long"', "delay must be a number"),
+                ('moment = "connect"\nreply = "drop"\nmailbox = "a@*"', "mailbox says nothing at the moment connect"),
+                ('moment = "auth"\nreply = "drop"\nrecipient = "a@*"', "recipient says nothing at the moment auth"),
+                ('moment = "mail"\nreply = "drop"\nmechanism = "login"', "mechanism says nothing"),
+                ('moment = "auth"\nreply = "drop"\nmechanism = "plain"', "mechanism must be login or xoauth2"),
+                ('moment = "dot"\nreply = "drop"\nretry_after = 3', "retry_after says nothing"),
+                ('moment = "dot"\nreply = "drop"\naccepts = true', "accepts says nothing"),
+                ('moment = "bounce"\nreply = "550 5.1.1 x"\ndelay = 1', "delay says nothing"),
+            )
+        ),
     ],
 )
 def test_mistake_in_an_own_file_is_named(tmp_path: Path, text: str, problem: str) -> None:
@@ -275,6 +340,55 @@ def test_mistake_in_an_own_file_is_named(tmp_path: Path, text: str, problem: str
     path.write_text(text)
     with pytest.raises(Unusable, match=problem):
         load(path)
+
+
+@pytest.mark.parametrize("name", ["no-greeting:billing@*", "outage:billing@*", "throttled:billing@*"])
+def test_what_everybody_meets_is_not_narrowed_to_somebody(name: str) -> None:
+    with pytest.raises(Unusable, match="cannot be narrowed to"):
+        catalogue().find(name)
+
+
+async def test_limit_of_nought_is_none(tmp_path: Path) -> None:
+    async with playing(tmp_path, connections=0, octets=0, graph_requests=0, graph_octets=0) as emulator:
+        async with Client(emulator) as client:
+            await client.secured()
+            await client.login()
+            assert (await client.submit(JANA)).startswith("250")
+        assert emulator.backstage.governor.limits.graph_requests > 4
+
+
+# ---------------------------------------------------------------- delays
+
+
+@pytest.mark.parametrize(
+    ("moment", "reply", "told"),
+    [
+        ("dot", "", "250 2.0.0"),
+        ("dot", "451 4.3.2 Later", "451 4.3.2"),
+        ("rcpt", "", "250 2.0.0"),
+        ("mail", "", "250 2.0.0"),
+        ("connect", "", "250 2.0.0"),
+    ],
+)
+async def test_reply_is_kept_back_as_long_as_a_rule_says(tmp_path: Path, moment: str, reply: str, told: str) -> None:
+    slow = Rule("slow", Moment(moment), reply, delay=0.3)
+    known = replace(catalogue(), rules={**catalogue().rules, "slow": slow})
+    began = asyncio.get_running_loop().time()
+    async with emulating(Plan(tmp_path, catalogue=known, scenarios=("slow",))) as emulator, Client(emulator) as client:
+        await client.secured()
+        await client.login()
+        assert (await client.submit(JANA)).startswith(told)
+    assert asyncio.get_running_loop().time() - began >= 0.3
+
+
+@pytest.mark.parametrize(("reply", "status"), [("", 202), ("503 ErrorServerBusy The server is busy.", 503)])
+async def test_graph_keeps_its_answer_back_as_long_as_a_rule_says(tmp_path: Path, reply: str, status: int) -> None:
+    slow = Rule("slow", Moment.GRAPH, reply, delay=0.3)
+    known = replace(catalogue(), rules={**catalogue().rules, "slow": slow})
+    async with emulating(Plan(tmp_path, catalogue=known, scenarios=("slow",))) as emulator:
+        began = asyncio.get_running_loop().time()
+        assert (await sent_over_graph(emulator)).status_code == status
+        assert asyncio.get_running_loop().time() - began >= 0.3
 
 
 # ---------------------------------------------------------------- the audit
@@ -309,6 +423,79 @@ def test_audit_from_the_command_line_fails_where_a_limit_was_broken(
     assert main([str(path), "--per-minute", "3"]) == 0
     assert main([str(path), "--per-minute", "2"]) == 1
     assert "OVER a@b: 3 accepted" in capsys.readouterr().out
+
+
+def test_audit_counts_over_smtp_what_is_limited_there_and_over_both_what_is_limited_for_both() -> None:
+    told = [{**event, "mechanism": "graph"} for event in events(*range(35), recipients=2)]
+    (found,) = audit([*events(0), *told], Allowed(per_minute=30, recipients=71))
+    assert (found.accepted, found.fullest_window, found.recipients, found.windows_over) == (36, 1, 71, 0)
+    assert found.keeps(Allowed())
+
+
+def test_audit_allows_graph_its_own_number_of_requests() -> None:
+    told = [
+        {"time": 0, "event": event, "login": "a@b", "connection": number, "mechanism": "graph"}
+        for number in range(4)
+        for event in ("login", "submitting")
+    ]
+    (found,) = audit(told, Allowed())
+    assert (found.most_submitting, found.most_requests) == (0, 4)
+    assert (found.keeps(Allowed()), found.keeps(Allowed(graph_requests=3))) == (True, False)
+
+
+def test_audit_judges_every_run_by_itself() -> None:
+    opened = [{"time": 0, "event": "submitting", "login": "a@b", "connection": number} for number in range(3)]
+    again = [{"time": 1, "event": "submitting", "login": "a@b", "connection": number} for number in range(3, 6)]
+    start = {"time": 1, "event": "start"}
+    (found,) = audit([start, *opened, *events(0, 0.5), start, *again, *events(1, 2)], Allowed(per_minute=2))
+    assert (found.accepted, found.most_submitting, found.fullest_window) == (4, 3, 2)
+
+
+async def test_sessions_that_a_server_ends_are_closed_in_its_journal(tmp_path: Path) -> None:
+    slow = Rule("slow", Moment.DOT, delay=3600)
+    known = replace(catalogue(), rules={**catalogue().rules, "slow": slow})
+    clients = []
+    async with emulating(Plan(tmp_path, catalogue=known, scenarios=("slow",))) as emulator:
+        for _ in range(3):
+            clients.append(await Client(emulator).__aenter__())
+            await clients[-1].secured()
+            await clients[-1].login()
+            await clients[-1].say("MAIL FROM:<notifications@contoso.example>")
+        await clients[0].say(f"RCPT TO:<{JANA}>")
+        await clients[0].say("DATA")
+        clients[0].put(b"From: notifications@contoso.example\r\n\r\n.\r\n")
+    for client in clients:
+        await client.__aexit__()
+    told = [event["event"] for event in read(emulator.backstage.journal.path)]
+    assert [told.count(event) for event in ("start", "open", "close")] == [1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        (["--per-minute", "2"], 1),
+        (["--per-minute", "0"], 0),
+        (["--per-minute", "2", "--minute", "1"], 0),
+        (["--per-minute", "0", "--recipients", "2"], 1),
+        (["--per-minute", "0", "--recipients", "2", "--day", "1"], 0),
+    ],
+)
+def test_audit_knows_limits_and_windows_of_every_width(tmp_path: Path, options: list[str], status: int) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events(0, 1, 2)) + '{"time": 3, "eve')
+    assert main([str(path), *options]) == status
+
+
+@pytest.mark.parametrize("text", [None, "no json\n", "[1]\n", "{}\n"])
+def test_audit_says_in_words_that_there_is_nothing_to_audit(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "events.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main([str(path)])
+    assert "events.jsonl" in capsys.readouterr().err
 
 
 async def test_delayed_senders_of_one_mailbox_share_its_window(tmp_path: Path) -> None:
