@@ -41,6 +41,7 @@ from worker.ports import Token
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
 from worker.smtp.dialogue import Lost
+from worker.smtp.sasl import Mechanism
 from worker.smtp.transport import mechanism_for
 
 State = Literal["ok", "warning", "failed"]
@@ -277,33 +278,77 @@ async def _submission(
         yield step(f"connect to {endpoint.host}:{endpoint.port}", connection)
         return
     yield step(f"connect to {endpoint.host}:{endpoint.port}, TLS {connection.tls}", None)
+    login = await _logged_in(mailbox.name, endpoint, connection, token, tokens, timeouts)
     try:
-        async for inner in _session(subject, mailbox, endpoint, connection, token, timeouts, may_submit):
+        async for inner in _session(subject, mailbox, endpoint, login, timeouts, may_submit):
             yield inner
     finally:
-        connection.dialogue.hang_up()
+        login.connection.dialogue.hang_up()
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """What came of a login, and over which connection it was tried last.
+
+    Attributes:
+        mechanism: None: the mailbox does not log in.
+        seconds: that it took.
+    """
+
+    connection: Connection
+    mechanism: Mechanism | None = None
+    failure: Refused | TokenRefused | Broken | None = None
+    seconds: float = 0.0
+
+
+async def _logged_in(
+    name: str,
+    endpoint: SmtpEndpoint,
+    connection: Connection,
+    token: Token | None,
+    tokens: MsalTokens,
+    timeouts: Timeouts,
+) -> _Login:
+    """Log in as a worker does: a token that somebody had kept is replaced once, over a new connection."""
+    started = time.monotonic()
+    mechanism = mechanism_for(endpoint.credentials, connection, token)
+    if mechanism is None:
+        return _Login(connection)
+    answer = await authenticate(connection, mechanism, timeouts)
+    failure = None if isinstance(answer, Reply) else answer
+    tried = _Login(connection, mechanism, failure, time.monotonic() - started)
+    match endpoint.credentials, token, failure:
+        case OAuth() as client, Token(fresh=False) as kept, Refused():
+            connection.dialogue.hang_up()
+            renewed = await tokens.token(name, client, rejected=kept)
+            if not isinstance(renewed, Token):
+                return replace(tried, failure=renewed)
+            again = await connect(endpoint, timeouts)
+            if not isinstance(again, Connection):
+                return replace(tried, failure=again)
+            return await _logged_in(name, endpoint, again, renewed, tokens, timeouts)
+        case _:
+            return tried
 
 
 async def _session(
     subject: str,
     mailbox: Mailbox,
     endpoint: SmtpEndpoint,
-    connection: Connection,
-    token: Token | None,
+    login: _Login,
     timeouts: Timeouts,
     may_submit: bool | None,  # noqa: FBT001 - what the token shows, if it shows anything
 ) -> AsyncIterator[Step]:
-    started = time.monotonic()
-    mechanism = mechanism_for(endpoint.credentials, connection, token)
-    if mechanism is not None:
-        answer = await authenticate(connection, mechanism, timeouts)
-        what = f"log in by {mechanism.name} as {mechanism.username}"
-        if not isinstance(answer, Reply):
+    if login.mechanism is not None:
+        what = f"log in by {login.mechanism.name} as {login.mechanism.username}"
+        if login.failure is not None:
             by_token = isinstance(endpoint.credentials, OAuth) and not endpoint.credentials.oidc
-            yield _failed(subject, what, answer, step_of(answer, may_submit=may_submit) if by_token else ())
+            yield _failed(
+                subject, what, login.failure, step_of(login.failure, may_submit=may_submit) if by_token else ()
+            )
             return
-        yield Step(subject, what, "ok", seconds=time.monotonic() - started)
-    yield await _sender(subject, mailbox, connection, timeouts)
+        yield Step(subject, what, "ok", seconds=login.seconds)
+    yield await _sender(subject, mailbox, login.connection, timeouts)
 
 
 async def _sender(subject: str, mailbox: Mailbox, connection: Connection, timeouts: Timeouts) -> Step:

@@ -24,7 +24,7 @@ from requests.auth import HTTPBasicAuth
 from worker.domain.mailbox import Certificate, DeviceLogin, Federated, ManagedIdentity, OAuth, Secret
 from worker.oauth import certificate
 from worker.oauth.http import Http
-from worker.oauth.proof import Answer, ProofUnusable, Source, assertion
+from worker.oauth.proof import KEPT, Answer, ProofUnusable, Source, assertion
 from worker.oauth.vault import Vault
 
 _BY_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -145,7 +145,7 @@ class _Person:
                 return {"error": "login_required", "error_description": "Nobody has signed in for this mailbox yet."}
             there = kept | {"expires_in": kept["ends"] - time.time()}
             if enough(there):
-                return dict(there)
+                return there | KEPT
             answer = self._issuer.token({"grant_type": "refresh_token", "refresh_token": kept["refresh_token"]})
             if "access_token" in answer:
                 sealed.content = kept_of({**kept, **answer})

@@ -16,7 +16,10 @@ from worker.oauth.http import Http
 from worker.oauth.vault import Vault
 
 Answer = Mapping[str, Any]
-"""As RFC 6749 sections 5.1 and 5.2 have it: `access_token` and `expires_in`, or `error`."""
+"""As RFC 6749 sections 5.1 and 5.2 have it: `access_token` and `expires_in`, or `error`. MSAL adds `token_source`."""
+
+KEPT = {"token_source": "cache"}
+"""What MSAL adds to a token that was not made for this request."""
 
 
 class Source(Protocol):
@@ -58,6 +61,11 @@ def where(credentials: OAuth) -> dict[str, Any]:
     return {"authority": credentials.authority, "instance_discovery": microsoft}
 
 
+def is_new(answer: Answer) -> bool:
+    """Whether the authority made this token just now. One that was kept may have been revoked meanwhile."""
+    return answer.get("token_source") != KEPT["token_source"]
+
+
 class _AppOnly:
     """Client credentials (RFC 6749 section 4.4). What MSAL keeps is dropped first: keeping is done by `MsalTokens`."""
 
@@ -89,7 +97,7 @@ class _Managed:
     def acquire(self, _enough: Callable[[Answer], bool]) -> Answer:
         client = msal.ManagedIdentityClient(self._identity, http_client=self._http, http_cache=self._throttle)
         answer: Answer = client.acquire_token_for_client(resource=self._resource)
-        return answer
+        return {**answer, **KEPT}  # the platform keeps tokens, for hours, and does not say which is a new one
 
 
 class _Delegated:

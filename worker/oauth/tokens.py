@@ -41,9 +41,14 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A token, and when it is replaced ahead of time, no longer handed over, and not even used for want of another."""
+    """A token, and when it is replaced ahead of time, no longer handed over, and not even used for want of another.
+
+    Attributes:
+        new: made by the authority when it was fetched; else somebody had kept it, another process or the platform.
+    """
 
     value: str
+    new: bool
     ahead: float
     good: float
     last: float
@@ -110,7 +115,7 @@ class MsalTokens:
         first = client not in self._flights
         answer = await asyncio.shield(self._flight(client, mailbox, rejected if unwanted else None))
         if isinstance(answer, _Kept):
-            return Token(answer.value, fresh=first or rejected is not None)
+            return Token(answer.value, fresh=(first and answer.new) or rejected is not None)
         if isinstance(answer, Broken) and kept is not None and not unwanted and now < kept.last:
             return Token(kept.value, fresh=False)
         return answer
@@ -209,7 +214,8 @@ class MsalTokens:
         life = max(float(answer.get("expires_in") or 0), 0)
         now, reserve = self._clock(), min(_AT_HAND_OVER, life / 2)
         good = now + life - reserve
-        return _Kept(str(answer["access_token"]), good - min(_AHEAD, life / 4), good, now + life - min(_LAST, life / 4))
+        ahead, last = good - min(_AHEAD, life / 4), now + life - min(_LAST, life / 4)
+        return _Kept(str(answer["access_token"]), proof.is_new(answer), ahead, good, last)
 
 
 def _shared(credentials: OAuth) -> OAuth:

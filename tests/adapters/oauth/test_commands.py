@@ -171,10 +171,8 @@ async def test_authority_can_be_told_to_misbehave_from_outside(
 # token login
 
 
-async def test_owner_signs_in_and_the_shared_mailbox_sends(
-    shell: Shell, box: Callable[..., None], emulator: Emulator
-) -> None:
-    """`user=` is the owner, MAIL FROM the shared mailbox."""
+async def sign_in(shell: Shell, box: Callable[..., None], emulator: Emulator) -> None:
+    """The owner of a shared mailbox signs in for it."""
     scope = 'scope = "https://outlook.office.com/SMTP.Send"'
     box("device_login = true", f'username = "{OWNER}"', scope, address="info@contoso.example")
     process = await shell.start("token", "login", "box", "--json")
@@ -185,6 +183,13 @@ async def test_owner_signs_in_and_the_shared_mailbox_sends(
     out, err = await process.communicate()
     assert process.returncode == 0, err
     assert json.loads(out) == {"mailbox": "box", "signed_in_as": OWNER}
+
+
+async def test_owner_signs_in_and_the_shared_mailbox_sends(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    """`user=` is the owner, MAIL FROM the shared mailbox."""
+    await sign_in(shell, box, emulator)
     found = steps(await shell.run("check", "--mailbox", "box", "--json"))
     assert found[f"log in by XOAUTH2 as {OWNER}"]["state"] == "ok"
     assert found["sender info@contoso.example"]["state"] == "ok"
@@ -192,6 +197,15 @@ async def test_owner_signs_in_and_the_shared_mailbox_sends(
     refused = await shell.run("token", "inspect", "box")
     assert refused.status == 1
     assert "postlane token login" in refused.out
+
+
+async def test_check_replaces_a_token_that_was_kept_as_a_worker_does(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    await sign_in(shell, box, emulator)
+    emulator.authority.expire_all()
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    assert found[f"log in by XOAUTH2 as {OWNER}"]["state"] == "ok"
 
 
 async def test_nobody_needs_to_sign_in_for_an_app(shell: Shell, box: Callable[..., None]) -> None:

@@ -286,6 +286,19 @@ async def test_managed_identity_of_a_virtual_machine_opens_the_mailbox(
     assert emulator.authority.asked[-1].client_id == client_id
 
 
+async def test_token_of_a_managed_identity_may_be_an_old_one_as_platforms_keep_them(
+    client: Client, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", emulator.token_url)
+    credentials = managed(emulator, ManagedIdentity())
+    first = await client.tokens.token("box", credentials)
+    assert isinstance(first, Token)
+    assert not first.fresh
+    second = await client.tokens.token("box", credentials, rejected=first)
+    assert isinstance(second, Token)
+    assert second.fresh
+
+
 async def test_managed_identity_of_app_service_opens_the_mailbox(
     client: Client, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

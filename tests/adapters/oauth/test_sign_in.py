@@ -105,6 +105,21 @@ async def test_token_that_ends_is_refreshed_and_the_new_refresh_token_is_kept(
     assert len(values | {token.value}) == 4
 
 
+async def test_token_that_was_kept_is_replaced_when_the_server_refuses_it(
+    client: Client, emulator: Emulator, jana: OAuth, vault: Vault
+) -> None:
+    """A worker that starts takes what the vault has; it may have been revoked, though the sign-in is good."""
+    await signed_in(emulator, jana, vault)
+    emulator.authority.expire_all()
+    kept = await client.tokens.token("box", jana)
+    assert isinstance(kept, Token)
+    assert not kept.fresh, "so whoever is refused asks for another one"
+    new = await client.tokens.token("box", jana, rejected=kept)
+    assert isinstance(new, Token)
+    assert new.fresh
+    assert emulator.authority.check(OWNER, new.value) == ""
+
+
 async def test_sign_in_that_was_revoked_asks_for_another(
     client: Client, emulator: Emulator, jana: OAuth, vault: Vault
 ) -> None:
