@@ -12,6 +12,7 @@ from msal.exceptions import MsalServiceError
 from worker.domain.claims import read
 from worker.domain.mailbox import OAuth
 from worker.oauth import issuer
+from worker.oauth.concealed import concealed
 from worker.oauth.http import Http, NotTheAuthority, OddAnswer
 from worker.oauth.proof import Answer, where
 from worker.oauth.vault import Vault
@@ -72,35 +73,36 @@ def _at_microsofts(credentials: OAuth, http: Http, show: Callable[[Invitation], 
         credentials.client_id, token_cache=cache, http_client=http, **where(credentials)
     )
     flow = application.initiate_device_flow([credentials.scope])
-    show(_invitation(flow))
+    show(_invitation(flow, credentials))
     answer = application.acquire_token_by_device_flow(flow)
-    _check(answer, refresh=bool(list(cache.search(cache.CredentialType.REFRESH_TOKEN))))
+    _check(answer, credentials, refresh=bool(list(cache.search(cache.CredentialType.REFRESH_TOKEN))))
     return str(answer.get("id_token_claims", {}).get("preferred_username", "")), cache.serialize()
 
 
 def _at_an_issuer(credentials: OAuth, http: Http, show: Callable[[Invitation], None]) -> tuple[str, str]:
     asked = issuer.Issuer(credentials, http)
     flow = asked.invitation(" ".join(dict.fromkeys(["openid", "offline_access", *credentials.scope.split()])))
-    show(_invitation(flow))
+    show(_invitation(flow, credentials))
     answer = issuer.sign_in(asked, flow)
-    _check(answer, refresh="refresh_token" in answer)
+    _check(answer, credentials, refresh="refresh_token" in answer)
     claims = read(str(answer.get("id_token", "")))
     return claims.user if claims else "", issuer.kept_of(answer)
 
 
-def _invitation(flow: Answer) -> Invitation:
+def _invitation(flow: Answer, credentials: OAuth) -> Invitation:
     if "user_code" not in flow:
-        raise LoginFailed(_refusal(flow))
+        raise LoginFailed(_refusal(flow, credentials))
     return Invitation(flow["verification_uri"], flow["user_code"], int(flow["expires_in"]))
 
 
-def _check(answer: Answer, *, refresh: bool) -> None:
+def _check(answer: Answer, credentials: OAuth, *, refresh: bool) -> None:
     if "access_token" not in answer:
-        raise LoginFailed(_refusal(answer))
+        raise LoginFailed(_refusal(answer, credentials))
     if not refresh:
         raise LoginFailed("The authority gave no refresh token, so the sign-in would end within the hour.")
 
 
-def _refusal(answer: Answer) -> str:
-    description = str(answer.get("error_description") or "").splitlines()
-    return f"The sign-in was refused: {description[0] if description else answer.get('error', 'without a reason')}"
+def _refusal(answer: Answer, credentials: OAuth) -> str:
+    description = concealed(str(answer.get("error_description") or ""), credentials).splitlines()
+    error = concealed(str(answer.get("error", "without a reason")), credentials)
+    return f"The sign-in was refused: {description[0] if description else error}"

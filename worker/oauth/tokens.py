@@ -15,9 +15,10 @@ import requests
 from msal import ManagedIdentityError
 
 from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
-from worker.domain.mailbox import Certificate, DeviceLogin, ManagedIdentity, OAuth, Secret
+from worker.domain.mailbox import Certificate, DeviceLogin, ManagedIdentity, OAuth
 from worker.events import TokenFetched
 from worker.oauth import issuer, proof
+from worker.oauth.concealed import concealed
 from worker.oauth.http import Http, NotTheAuthority
 from worker.oauth.proof import Answer, ProofUnusable, Source
 from worker.oauth.vault import Vault, VaultError
@@ -250,28 +251,15 @@ def _host(credentials: OAuth) -> str:
 
 def _refused(answer: Answer, credentials: OAuth) -> TokenRefused:
     """RFC 6749 section 5.2; some authorities repeat what they were sent."""
-    description = str(answer.get("error_description") or "")
-    for secret in _secrets(credentials):
-        description = description.replace(secret, "[removed]")
+    description = concealed(str(answer.get("error_description") or ""), credentials)
     codes = answer.get("error_codes")
     listed = [str(code) for code in codes] if isinstance(codes, list) else []
     hints = [int(code) for code in (*listed, *_AADSTS.findall(description)) if code.isdecimal()]
     return TokenRefused(
-        str(answer.get("error") or "unknown"),
+        concealed(str(answer.get("error") or "unknown"), credentials),
         description.splitlines()[0][:_MAX_DESCRIPTION] if description.strip() else "",
         tuple(dict.fromkeys(hints)),
     )
-
-
-def _secrets(credentials: OAuth) -> list[str]:
-    match credentials.proof:
-        case Secret(value):
-            secret = value.get_secret_value()
-            return [secret, issuer.in_header(credentials.client_id, secret)]
-        case Certificate(password=password) if password is not None:
-            return [password.get_secret_value()]
-        case _:
-            return []
 
 
 def _in_trouble(credentials: OAuth, http: Http) -> Broken:

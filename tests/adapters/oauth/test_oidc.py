@@ -568,3 +568,18 @@ async def test_secret_and_token_show_in_nothing_that_comes_back(
     for text in (repr(answer), str(answer), repr(issuer), repr(client.events.seen), caplog.text):
         assert SECRET not in text
         assert PACKED not in text
+
+
+async def test_secret_that_an_authority_repeats_as_a_form_has_it_is_taken_out(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    async def parrot(request: Request) -> Answer:
+        return error(400, "invalid_request", error_description=f"you sent {request.body}")
+
+    methods(authority, "client_secret_post")
+    authority.answers[authority.token_path] = parrot
+    odd = replace(issuer, proof=Secret(SecretStr("S3cr3t~Va+lue/8Q")))
+    answer = await client.tokens.token("box", odd)
+    assert isinstance(answer, TokenRefused)
+    assert "you sent" in answer.description
+    assert "S3cr3t" not in repr(answer)
