@@ -195,7 +195,7 @@ class MsalTokens:
                 self._clients[credentials] = client
             answer = client.source.acquire(lambda token: _lasts(token) and token["access_token"] != rejected)
             self._away.pop(_host(credentials), None)
-            if "access_token" in answer:
+            if answer.get("access_token"):
                 return self._timed(answer)
             failure: TokenRefused | Broken = _refused(answer, credentials)
             if http.last_status == _TOO_MANY or http.last_status >= _SERVER_ERROR:
@@ -212,7 +212,7 @@ class MsalTokens:
 
     def _timed(self, answer: Answer) -> _Kept:
         """A short-lived token is used for half its life, a long-lived one until ten minutes before its end."""
-        life = max(float(answer.get("expires_in") or 0), 0)
+        life = proof.life_of(answer)
         now, reserve = self._clock(), min(_AT_HAND_OVER, life / 2)
         good = now + life - reserve
         ahead, last = good - min(_AHEAD, life / 4), now + life - min(_LAST, life / 4)
@@ -255,8 +255,9 @@ def _refused(answer: Answer, credentials: OAuth) -> TokenRefused:
     codes = answer.get("error_codes")
     listed = [str(code) for code in codes] if isinstance(codes, list) else []
     hints = [int(code) for code in (*listed, *_AADSTS.findall(description)) if code.isdecimal()]
+    managed = isinstance(credentials.proof, ManagedIdentity)
     return TokenRefused(
-        concealed(str(answer.get("error") or "unknown"), credentials),
+        "no_managed_identity" if managed else concealed(str(answer.get("error") or "unknown"), credentials),
         description.splitlines()[0][:_MAX_DESCRIPTION] if description.strip() else "",
         tuple(dict.fromkeys(hints)),
     )
@@ -265,7 +266,9 @@ def _refused(answer: Answer, credentials: OAuth) -> TokenRefused:
 def _in_trouble(credentials: OAuth, http: Http) -> Broken:
     asked = f", asks to be left alone for {http.retry_after:.0f} s" if http.retry_after else ""
     status = f" (HTTP status {http.last_status}{asked})" if http.last_status else ""
-    detail = f"{_host(credentials)} does not answer as a token authority{status}"
+    said = concealed(http.trouble, credentials).partition("\n")[0][:_MAX_DESCRIPTION]
+    what = f"says: {said}" if said else "does not answer as a token authority"
+    detail = f"{_host(credentials)} {what}{status}"
     return Broken(Stage.TOKEN, Fault.TOKEN_ENDPOINT, detail)
 
 
@@ -277,6 +280,9 @@ def _explained(error: Exception, credentials: OAuth, http: Http) -> TokenRefused
             return TokenRefused("proof_unusable", str(error))
         case ManagedIdentityError():
             return TokenRefused("no_managed_identity", f"This machine offers no managed identity: {error}")
+        case ValueError() if http.last_status in _NO_SUCH_TENANT and isinstance(credentials.proof, ManagedIdentity):
+            text = f"The metadata address of this machine answers with HTTP status {http.last_status}, and no token"
+            return TokenRefused("no_managed_identity", text)
         case ValueError() if http.last_status in _NO_SUCH_TENANT and not isinstance(error, requests.RequestException):
             return TokenRefused("unknown_authority", f"{credentials.authority} is no token authority")
         case OSError():
