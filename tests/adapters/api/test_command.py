@@ -129,6 +129,14 @@ def test_file_moves_a_mailbox_to_oauth_too(shell: Shell) -> None:
     assert (shown["state"], shown["settings"]["oauth"]["client_secret"]) == ("ok", {"set": True})
 
 
+def test_setup_knows_the_mailboxes_of_the_store_and_prints_how_they_are_changed(shell: Shell) -> None:
+    pairs = ["address=a@b.example", "preset=office365", "login.username=a@b.example"]
+    shell.well("mailbox", "add", "own", *pairs, "--password-stdin", given=SECRET)
+    printed = shell.well("office365", "setup", "--mailbox", "own", "--client-id", "the-app")
+    assert 'Set-CASMailbox -Identity "a@b.example"' in printed
+    assert "postlane mailbox set own preset=office365 login= " in printed
+
+
 def test_new_password_of_a_certificate_is_given_alone(shell: Shell) -> None:
     certificate = f"oauth.certificate_file={shell.directory / 'app.pfx'}"
     (shell.directory / "app.pfx").write_bytes(b"whatever is in it")
