@@ -15,7 +15,7 @@ from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
 from worker.domain.claims import findings, permission_for, read
-from worker.domain.cloud import CLOUDS, is_high_volume
+from worker.domain.cloud import CLOUDS, is_entras, is_high_volume, is_microsofts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import (
     Directory,
@@ -26,7 +26,15 @@ from worker.domain.mailbox import (
     Secret,
     SmtpEndpoint,
 )
-from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT, SetupStep, step_of
+from worker.domain.office365 import (
+    HVE_RETIREMENT,
+    RETIREMENT,
+    SetupStep,
+    cloud_of_mailbox,
+    remedy_of,
+    step_of,
+    way_of,
+)
 from worker.domain.reply import Reply
 from worker.domain.restraint import noticed
 from worker.domain.verdict import Verdict, catalogue
@@ -45,6 +53,7 @@ from worker.smtp.sasl import Mechanism
 from worker.smtp.transport import mechanism_for
 
 State = Literal["ok", "warning", "failed"]
+_FOR_PASSWORDS = {SetupStep.SMTP_AUTH, SetupStep.SEND_AS}  # the other steps let an app or a person in
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +192,8 @@ async def _registered(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> E
 def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
     """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
     own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
-    clouds = (cloud.graph for cloud in CLOUDS.values() if credentials.authority.startswith(f"{cloud.authority}/"))
-    return own or next(clouds, "")
+    cloud = cloud_of_mailbox(mailbox) if is_entras(credentials.authority) else None
+    return own or (CLOUDS[cloud].graph if cloud is not None else "")
 
 
 def _end(subject: str, end: End) -> Step:
@@ -241,8 +250,7 @@ async def _graph(
     if problem is None:
         yield Step(subject, what, "ok", seconds=time.monotonic() - started)
         return
-    found = _meaning(problem)
-    yield Step(subject, what, "failed", f"{found.explanation} ({_said(problem)})", found.remedy)
+    yield _placed(_failed(subject, what, problem, ()), mailbox, problem)
 
 
 async def _submission(
@@ -272,6 +280,8 @@ async def _submission(
         token = answer
         told, may_submit = _token_step(subject, token, endpoint.credentials, permission_for(endpoint.host))
         yield told
+        if SetupStep.MAILBOXES_FILE in told.setup:
+            return  # a token for something else opens nothing, and a refused login is held against the mailbox
     started = time.monotonic()
     connection = await connect(endpoint, timeouts)
     if not isinstance(connection, Connection):
@@ -280,7 +290,7 @@ async def _submission(
     yield step(f"connect to {endpoint.host}:{endpoint.port}, TLS {connection.tls}", None)
     login = await _logged_in(mailbox.name, endpoint, connection, token, tokens, timeouts)
     try:
-        async for inner in _session(subject, mailbox, endpoint, login, timeouts, may_submit):
+        async for inner in _session(subject, mailbox, login, timeouts, may_submit):
             yield inner
     finally:
         login.connection.dialogue.hang_up()
@@ -334,7 +344,6 @@ async def _logged_in(
 async def _session(
     subject: str,
     mailbox: Mailbox,
-    endpoint: SmtpEndpoint,
     login: _Login,
     timeouts: Timeouts,
     may_submit: bool | None,  # noqa: FBT001 - what the token shows, if it shows anything
@@ -342,10 +351,7 @@ async def _session(
     if login.mechanism is not None:
         what = f"log in by {login.mechanism.name} as {login.mechanism.username}"
         if login.failure is not None:
-            by_token = isinstance(endpoint.credentials, OAuth) and not endpoint.credentials.oidc
-            yield _failed(
-                subject, what, login.failure, step_of(login.failure, may_submit=may_submit) if by_token else ()
-            )
+            yield _placed(_failed(subject, what, login.failure, ()), mailbox, login.failure, may_submit)
             return
         yield Step(subject, what, "ok", seconds=login.seconds)
     yield await _sender(subject, mailbox, login.connection, timeouts)
@@ -362,8 +368,26 @@ async def _sender(subject: str, mailbox: Mailbox, connection: Connection, timeou
         return Step(subject, what, "failed", str(lost))
     if reply.positive:
         return Step(subject, what, "ok", seconds=time.monotonic() - started)
-    found = verdicts.of_refusal(catalogue(), Refused(Stage.MAIL, reply))
-    return Step(subject, what, "failed", f"{found.explanation} ({reply})", found.remedy)
+    refused = Refused(Stage.MAIL, reply)
+    return _placed(_failed(subject, what, refused, ()), mailbox, refused)
+
+
+def _placed(
+    step: Step,
+    mailbox: Mailbox,
+    failure: Refused | TokenRefused | Broken,
+    may_submit: bool | None = None,  # noqa: FBT001 - what the token shows, if it shows anything
+) -> Step:
+    """A failure at Microsoft's with the setup steps that it points to, and with what this mailbox tells of it."""
+    found = step_of(failure, may_submit=may_submit, way=way_of(mailbox.endpoint))
+    match mailbox.endpoint:
+        case SmtpEndpoint(credentials=OAuth(oidc=False)) | GraphEndpoint():
+            pass
+        case SmtpEndpoint(host=host) if is_microsofts(host) and {*found} <= _FOR_PASSWORDS:
+            pass
+        case _:
+            return step
+    return replace(step, remedy=remedy_of(failure, mailbox, may_submit=may_submit) or step.remedy, setup=found)
 
 
 def _failed(
