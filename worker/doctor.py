@@ -15,7 +15,7 @@ from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
 from worker.domain.claims import findings, permission_for, read
-from worker.domain.cloud import CLOUDS, is_entras, is_high_volume, is_microsofts
+from worker.domain.cloud import is_high_volume, is_microsofts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import (
     Directory,
@@ -23,14 +23,12 @@ from worker.domain.mailbox import (
     Mailbox,
     OAuth,
     PickupDirectory,
-    Secret,
     SmtpEndpoint,
 )
 from worker.domain.office365 import (
     HVE_RETIREMENT,
     RETIREMENT,
     SetupStep,
-    cloud_of_mailbox,
     remedy_of,
     step_of,
     way_of,
@@ -42,7 +40,7 @@ from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
 from worker.oauth.expiry import WARN, End, credentials_of, end_of, retiring
-from worker.oauth.registration import registered_end
+from worker.oauth.registration import Registrations
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Token
@@ -171,29 +169,8 @@ async def _outlook(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> list
         steps.append(Step(subject, f"basic authentication at {host}", "warning", detail, remedy))
     ends = {end_of(credentials) for credentials in credentials_of(mailbox)} - {None}
     if not ends:
-        ends = {await _registered(mailbox, tokens, timeout)} - {None}
+        ends = {await Registrations(tokens, timeout).end(mailbox)} - {None}
     return [*steps, *(_end(subject, end) for end in ends if end is not None)]
-
-
-async def _registered(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> End | None:
-    """The end of a client secret that nobody has written down, if the app may read it from Graph."""
-    credentials = next((found for found in credentials_of(mailbox) if isinstance(found.proof, Secret)), None)
-    if credentials is None or credentials.oidc:
-        return None
-    graph = _graph_of(mailbox, credentials)
-    if not graph:
-        return None
-    token = await tokens.token(mailbox.name, replace(credentials, scope=f"{graph}/.default"))
-    if not isinstance(token, Token):
-        return None
-    return await asyncio.to_thread(registered_end, graph, credentials, token, timeout)
-
-
-def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
-    """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
-    own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
-    cloud = cloud_of_mailbox(mailbox) if is_entras(credentials.authority) else None
-    return own or (CLOUDS[cloud].graph if cloud is not None else "")
 
 
 def _end(subject: str, end: End) -> Step:
