@@ -39,13 +39,14 @@ from worker.domain.mailbox import (
 from worker.domain.retry import RetryPolicy
 from worker.domain.verdict import catalogue
 from worker.doubts import look_into
-from worker.events import Event
+from worker.events import Event, MailboxesChanged
 from worker.graph import conversation
 from worker.graph.lookup import SentItems
 from worker.graph.transport import GraphTransport
-from worker.oauth.expiry import review
+from worker.oauth.expiry import End, review, withdrawn
 from worker.oauth.keyvault import CLOUDS as VAULTS
 from worker.oauth.keyvault import KeyVault, Surroundings
+from worker.oauth.registration import Registrations
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, keys
 from worker.pickup import transport as pickup
@@ -320,7 +321,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
     async with AsyncExitStack() as stack:
         metrics = Metrics(lambda: worker.in_flight)
         standings = Standings(_now)
-        observe = _all(LogEvents(settings.worker.name), metrics, standings, hooks.observe)
+        changes = _Changes()
+        observe = _all(LogEvents(settings.worker.name), metrics, standings, hooks.observe, changes)
         found = await stack.enter_async_context(_opened(settings))
         kept = hooks.store(found.books)
         tokens = msal_tokens(settings, observe)
@@ -356,7 +358,8 @@ async def running(settings: Settings, hooks: Hooks | None = None) -> AsyncIterat
             doors = _doors(_desks(base, stored, keyring(settings)), kept, servers, courier, directories)
             await stack.enter_async_context(_api(settings, doors))
         await stack.enter_async_context(_beside(directories.watch()))
-        await stack.enter_async_context(_reviewing(directories, observe))
+        registrations = Registrations(tokens, settings.oauth.timeout_seconds)
+        await stack.enter_async_context(_beside(_reviewing(directories, registrations, changes, observe)))
         watching = watch(lambda: directories.current, settings.pickup.collect_seconds, observe)
         await stack.enter_async_context(_beside(watching))
         await stack.enter_async_context(_beside(_looking_into_doubts(kept, graph, directories, observe)))
@@ -480,23 +483,51 @@ async def _beside(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         task.cancel()
 
 
-@asynccontextmanager
-async def _reviewing(directories: Directories, observe: Observe) -> AsyncIterator[None]:
-    """Tell at start and every day which credentials end and who still uses a password."""
+class _Changes:
+    """Whether mailboxes have changed since somebody looked."""
 
-    async def daily() -> None:
-        while True:
-            with contextlib.suppress(StoreDown):
-                await directories.loaded()
-            for event in await asyncio.to_thread(lambda: list(review(directories.current, datetime.now(UTC)))):
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, MailboxesChanged):
+            self._changed.set()
+
+    async def come(self, patience: float) -> bool:
+        """Wait for the next ones; False: there were none for so many seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+
+async def _reviewing(
+    directories: Directories, registrations: Registrations, changes: _Changes, observe: Observe
+) -> None:
+    """Tell at start and every day which credentials end and who still uses a password; in between what is new of it."""
+    told: list[Event] = []
+    registered: dict[str, End] = {}
+
+    async def tell(mailboxes: Directory) -> None:
+        found = await asyncio.to_thread(lambda: list(review(mailboxes, _now(), registered)))
+        for event in (*withdrawn(told, found), *found):
+            if event not in told:
                 observe(event)
-            await asyncio.sleep(_DAY)
+        told[:] = found
 
-    task = asyncio.create_task(daily())
-    try:
-        yield
-    finally:
-        task.cancel()
+    while True:
+        with contextlib.suppress(StoreDown):
+            await directories.loaded()
+        current = directories.current
+        await tell(current)  # at once: whether an authority answers is another matter
+        registered = await registrations.ends(current.mailboxes.values())
+        await tell(current)
+        if not await changes.come(_DAY):
+            registrations.forget()
+            told.clear()
 
 
 async def _looking_into_doubts(

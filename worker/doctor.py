@@ -15,7 +15,7 @@ from worker.broker import apply as broker
 from worker.broker.connection import BROKEN, explained
 from worker.domain import verdict as verdicts
 from worker.domain.claims import findings, permission_for, read
-from worker.domain.cloud import CLOUDS, is_high_volume
+from worker.domain.cloud import is_high_volume, is_microsofts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.mailbox import (
     Directory,
@@ -23,10 +23,16 @@ from worker.domain.mailbox import (
     Mailbox,
     OAuth,
     PickupDirectory,
-    Secret,
     SmtpEndpoint,
 )
-from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT, SetupStep, step_of
+from worker.domain.office365 import (
+    HVE_RETIREMENT,
+    RETIREMENT,
+    SetupStep,
+    remedy_of,
+    step_of,
+    way_of,
+)
 from worker.domain.reply import Reply
 from worker.domain.restraint import noticed
 from worker.domain.verdict import Verdict, catalogue
@@ -34,16 +40,18 @@ from worker.events import Event
 from worker.graph import conversation
 from worker.graph.transport import GraphTransport
 from worker.oauth.expiry import WARN, End, credentials_of, end_of, retiring
-from worker.oauth.registration import registered_end
+from worker.oauth.registration import Registrations
 from worker.oauth.tokens import MsalTokens
 from worker.pickup import transport as pickup
 from worker.ports import Token
 from worker.settings import Settings, SettingsError
 from worker.smtp.connect import Connection, Timeouts, authenticate, connect
 from worker.smtp.dialogue import Lost
+from worker.smtp.sasl import Mechanism
 from worker.smtp.transport import mechanism_for
 
 State = Literal["ok", "warning", "failed"]
+_FOR_PASSWORDS = {SetupStep.SMTP_AUTH, SetupStep.SEND_AS}  # the other steps let an app or a person in
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,29 +169,8 @@ async def _outlook(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> list
         steps.append(Step(subject, f"basic authentication at {host}", "warning", detail, remedy))
     ends = {end_of(credentials) for credentials in credentials_of(mailbox)} - {None}
     if not ends:
-        ends = {await _registered(mailbox, tokens, timeout)} - {None}
+        ends = {await Registrations(tokens, timeout).end(mailbox)} - {None}
     return [*steps, *(_end(subject, end) for end in ends if end is not None)]
-
-
-async def _registered(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> End | None:
-    """The end of a client secret that nobody has written down, if the app may read it from Graph."""
-    credentials = next((found for found in credentials_of(mailbox) if isinstance(found.proof, Secret)), None)
-    if credentials is None or credentials.oidc:
-        return None
-    graph = _graph_of(mailbox, credentials)
-    if not graph:
-        return None
-    token = await tokens.token(mailbox.name, replace(credentials, scope=f"{graph}/.default"))
-    if not isinstance(token, Token):
-        return None
-    return await asyncio.to_thread(registered_end, graph, credentials, token, timeout)
-
-
-def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
-    """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
-    own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
-    clouds = (cloud.graph for cloud in CLOUDS.values() if credentials.authority.startswith(f"{cloud.authority}/"))
-    return own or next(clouds, "")
 
 
 def _end(subject: str, end: End) -> Step:
@@ -240,8 +227,7 @@ async def _graph(
     if problem is None:
         yield Step(subject, what, "ok", seconds=time.monotonic() - started)
         return
-    found = _meaning(problem)
-    yield Step(subject, what, "failed", f"{found.explanation} ({_said(problem)})", found.remedy)
+    yield _placed(_failed(subject, what, problem, ()), mailbox, problem)
 
 
 async def _submission(
@@ -271,39 +257,81 @@ async def _submission(
         token = answer
         told, may_submit = _token_step(subject, token, endpoint.credentials, permission_for(endpoint.host))
         yield told
+        if SetupStep.MAILBOXES_FILE in told.setup:
+            return  # a token for something else opens nothing, and a refused login is held against the mailbox
     started = time.monotonic()
     connection = await connect(endpoint, timeouts)
     if not isinstance(connection, Connection):
         yield step(f"connect to {endpoint.host}:{endpoint.port}", connection)
         return
     yield step(f"connect to {endpoint.host}:{endpoint.port}, TLS {connection.tls}", None)
+    login = await _logged_in(mailbox.name, endpoint, connection, token, tokens, timeouts)
     try:
-        async for inner in _session(subject, mailbox, endpoint, connection, token, timeouts, may_submit):
+        async for inner in _session(subject, mailbox, login, timeouts, may_submit):
             yield inner
     finally:
-        connection.dialogue.hang_up()
+        login.connection.dialogue.hang_up()
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """What came of a login, and over which connection it was tried last.
+
+    Attributes:
+        mechanism: None: the mailbox does not log in.
+        seconds: that it took.
+    """
+
+    connection: Connection
+    mechanism: Mechanism | None = None
+    failure: Refused | TokenRefused | Broken | None = None
+    seconds: float = 0.0
+
+
+async def _logged_in(
+    name: str,
+    endpoint: SmtpEndpoint,
+    connection: Connection,
+    token: Token | None,
+    tokens: MsalTokens,
+    timeouts: Timeouts,
+) -> _Login:
+    """Log in as a worker does: a token that somebody had kept is replaced once, over a new connection."""
+    started = time.monotonic()
+    mechanism = mechanism_for(endpoint.credentials, connection, token)
+    if mechanism is None:
+        return _Login(connection)
+    answer = await authenticate(connection, mechanism, timeouts)
+    failure = None if isinstance(answer, Reply) else answer
+    tried = _Login(connection, mechanism, failure, time.monotonic() - started)
+    match endpoint.credentials, token, failure:
+        case OAuth() as client, Token(fresh=False) as kept, Refused():
+            connection.dialogue.hang_up()
+            renewed = await tokens.token(name, client, rejected=kept)
+            if not isinstance(renewed, Token):
+                return replace(tried, failure=renewed)
+            again = await connect(endpoint, timeouts)
+            if not isinstance(again, Connection):
+                return replace(tried, failure=again)
+            return await _logged_in(name, endpoint, again, renewed, tokens, timeouts)
+        case _:
+            return tried
 
 
 async def _session(
     subject: str,
     mailbox: Mailbox,
-    endpoint: SmtpEndpoint,
-    connection: Connection,
-    token: Token | None,
+    login: _Login,
     timeouts: Timeouts,
     may_submit: bool | None,  # noqa: FBT001 - what the token shows, if it shows anything
 ) -> AsyncIterator[Step]:
-    started = time.monotonic()
-    mechanism = mechanism_for(endpoint.credentials, connection, token)
-    if mechanism is not None:
-        answer = await authenticate(connection, mechanism, timeouts)
-        what = f"log in by {mechanism.name} as {mechanism.username}"
-        if not isinstance(answer, Reply):
-            by_token = isinstance(endpoint.credentials, OAuth) and not endpoint.credentials.oidc
-            yield _failed(subject, what, answer, step_of(answer, may_submit=may_submit) if by_token else ())
+    if login.mechanism is not None:
+        what = f"log in by {login.mechanism.name} as {login.mechanism.username}"
+        if login.failure is not None:
+            yield _placed(_failed(subject, what, login.failure, ()), mailbox, login.failure, may_submit)
             return
-        yield Step(subject, what, "ok", seconds=time.monotonic() - started)
-    yield await _sender(subject, mailbox, connection, timeouts)
+        yield Step(subject, what, "ok", seconds=login.seconds)
+    yield await _sender(subject, mailbox, login.connection, timeouts)
 
 
 async def _sender(subject: str, mailbox: Mailbox, connection: Connection, timeouts: Timeouts) -> Step:
@@ -317,8 +345,26 @@ async def _sender(subject: str, mailbox: Mailbox, connection: Connection, timeou
         return Step(subject, what, "failed", str(lost))
     if reply.positive:
         return Step(subject, what, "ok", seconds=time.monotonic() - started)
-    found = verdicts.of_refusal(catalogue(), Refused(Stage.MAIL, reply))
-    return Step(subject, what, "failed", f"{found.explanation} ({reply})", found.remedy)
+    refused = Refused(Stage.MAIL, reply)
+    return _placed(_failed(subject, what, refused, ()), mailbox, refused)
+
+
+def _placed(
+    step: Step,
+    mailbox: Mailbox,
+    failure: Refused | TokenRefused | Broken,
+    may_submit: bool | None = None,  # noqa: FBT001 - what the token shows, if it shows anything
+) -> Step:
+    """A failure at Microsoft's with the setup steps that it points to, and with what this mailbox tells of it."""
+    found = step_of(failure, may_submit=may_submit, way=way_of(mailbox.endpoint))
+    match mailbox.endpoint:
+        case SmtpEndpoint(credentials=OAuth(oidc=False)) | GraphEndpoint():
+            pass
+        case SmtpEndpoint(host=host) if is_microsofts(host) and {*found} <= _FOR_PASSWORDS:
+            pass
+        case _:
+            return step
+    return replace(step, remedy=remedy_of(failure, mailbox, may_submit=may_submit) or step.remedy, setup=found)
 
 
 def _failed(

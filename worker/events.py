@@ -141,7 +141,7 @@ class TokenFetched:
 
 @dataclass(frozen=True, slots=True)
 class CredentialEnds:
-    """When a mailbox's client secret or certificate ends, told at start and every day.
+    """When a mailbox's client secret or certificate ends, told at start, every day and when it changes.
 
     Attributes:
         what: `client secret` or `certificate`.
@@ -157,8 +157,15 @@ class CredentialEnds:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialEndForgotten:
+    """Nothing is known any more of an end that was told before: the mailbox has another proof, or is gone."""
+
+    mailbox: str
+
+
+@dataclass(frozen=True, slots=True)
 class BasicAuthRetiring:
-    """Mailboxes that log in at Microsoft's with a password, told at start and every day."""
+    """All mailboxes that log in at Microsoft's with a password, told at start, every day and when they change."""
 
     mailboxes: tuple[str, ...]
 
@@ -281,6 +288,7 @@ Event = (
     | SessionOpened
     | TokenFetched
     | CredentialEnds
+    | CredentialEndForgotten
     | BasicAuthRetiring
     | BrokerUp
     | BrokerDown

@@ -243,3 +243,17 @@ async def test_no_secret_is_in_the_database_the_logs_the_results_or_any_answer(
         for coded in (secret.encode(), base64.b64encode(secret.encode()), base64.b64encode(f"\0{secret}".encode())):
             assert [place for place, content in places.items() if coded in content] == []
     assert all(places.values()), "every place was looked into"
+
+
+async def test_password_at_microsofts_is_told_as_soon_as_there_is_one_and_taken_back_when_it_has_moved(
+    fleet: Fleet, emulator: Emulator
+) -> None:
+    """Not only at the review of the next day."""
+    given = settings(emulator, OLD, "smtp.office365.com")
+    await fleet.ask("POST", "/mailboxes", {"name": "contoso", "settings": given})
+    for worker in fleet.workers:
+        await worker.logged("basic authentication is being retired", some=["contoso"])
+    entra = {"authority": f"{emulator.token_url}/tenant", "client_id": "the-app", "client_secret": "the-new-secret"}
+    await fleet.ask("PATCH", "/mailboxes/contoso", {"login": None, "oauth": entra})
+    for worker in fleet.workers:
+        await worker.logged("credentials need no attention any more")

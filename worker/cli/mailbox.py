@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli.actor import actor
-from worker.domain.document import REFERENCES
+from worker.domain.document import REFERENCES, merged
 from worker.unusable import Unusable
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def add(
     Secrets are given by --password-file, --password-stdin or --password-prompt, or as a reference that the workers
     follow: login.password=file:PATH or env:NAME. `default=true` makes it the platform's default mailbox.
     """
-    document = _with_secret(_document(source, pairs), password_file, stdin=password_stdin, prompt=password_prompt)
+    document = _document(source, pairs)
+    secret = secret_of(password_file, stdin=password_stdin, prompt=password_prompt)
+    document = _with_secret(document, secret, document)
     if draft:
         document.setdefault("required", [])
     _show(_asked(lambda desk: desk.add(name, document, actor())), as_json=as_json)
@@ -124,11 +126,12 @@ def set_(
     When the server or the token authority changes, the password has to be given again: another one never sees it.
     """
     patch = _document(source, pairs)
+    secret = secret_of(password_file, stdin=password_stdin, prompt=password_prompt)
 
     async def change(desk: Administration) -> Shown:
-        known = (await desk.one(name)).settings if password_file or password_stdin or password_prompt else {}
-        oauth = "oauth" in {**known, **patch} and "login" not in patch
-        given = _with_secret(patch, password_file, stdin=password_stdin, prompt=password_prompt, oauth=oauth)
+        after = merged((await desk.one(name)).settings, patch)
+        emptied = {table: None for table in _LOGINS if table in patch and not after.get(table)}
+        given = _with_secret({**patch, **emptied}, secret, after)
         return await desk.change(name, given, actor(), revision)
 
     _show(_asked(change), as_json=as_json)
@@ -325,6 +328,9 @@ def document_of(pairs: Iterable[str], document: dict[str, Any] | None = None) ->
     return document
 
 
+_LOGINS = {"oauth": "client_secret", "login": "password"}
+"""The tables that say how a mailbox logs in, and the secret of each."""
+
 _SECRETS = ("login.password", "oauth.client_secret", "oauth.certificate_password")
 
 
@@ -357,19 +363,17 @@ def _from_file(path: Path) -> dict[str, Any]:
     return plain
 
 
-def _with_secret(
-    document: dict[str, Any], file: Path | None, *, stdin: bool, prompt: bool, oauth: bool | None = None
-) -> dict[str, Any]:
-    """Put the secret where the document has its place for one."""
-    secret = secret_of(file, stdin=stdin, prompt=prompt)
+def _with_secret(patch: dict[str, Any], secret: str | None, after: dict[str, Any]) -> dict[str, Any]:
+    """Put the secret where the mailbox, as it will be, has its place for one."""
     if secret is None:
-        return document
-    if oauth is None:
-        oauth = "oauth" in document
-    if oauth:
-        key = "certificate_password" if "certificate_file" in document.get("oauth", {}) else "client_secret"
-        return {**document, "oauth": {**document.get("oauth", {}), key: secret}}
-    return {**document, "login": {**document.get("login", {}), "password": secret}}
+        return patch
+    table = next((name for name in _LOGINS if patch.get(name)), "oauth" if after.get("oauth") else "login")
+    match after:
+        case {"oauth": {"certificate_file": str()}} if table == "oauth":
+            key = "certificate_password"
+        case _:
+            key = _LOGINS[table]
+    return {**patch, table: {**(patch.get(table) or {}), key: secret}}
 
 
 def secret_of(file: Path | None, *, stdin: bool, prompt: bool) -> str | None:

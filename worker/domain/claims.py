@@ -98,22 +98,26 @@ def findings(claims: Claims, credentials: OAuth, permission: str, now: datetime)
         yield Finding(
             "The token is for Microsoft Graph, and SMTP takes it for a wrong one (a bare 535 5.7.3).",
             "Leave `scope` out, or name Outlook's: https://outlook.office365.com/.default.",
+            step=SetupStep.MAILBOXES_FILE,
         )
     elif not _same_audience(claims.audience, wanted):
         yield Finding(
             f"The token is for {claims.audience or 'nobody'}, not for {wanted}.",
             f"`scope` must name {wanted}; a token for Graph does not open SMTP, nor the other way round.",
+            step=SetupStep.MAILBOXES_FILE,
         )
     if isinstance(credentials.proof, DeviceLogin):
         yield from _of_a_person(claims, credentials, permission)
     elif permission not in claims.roles:
-        yield _role_missing(claims, permission)
+        yield _role_missing(claims, permission, _api(permission, wanted))
     tenant = urlsplit(credentials.authority).path.strip("/")
     if claims.tenant and "-" in tenant and "." not in tenant and claims.tenant.lower() != tenant.lower():
-        yield Finding(f"The token is of tenant {claims.tenant}, not {tenant}.", "Check `tenant_id`.")
+        problem = f"The token is of tenant {claims.tenant}, not {tenant}."
+        yield Finding(problem, "Check `tenant_id`.", step=SetupStep.MAILBOXES_FILE)
     managed = isinstance(credentials.proof, ManagedIdentity)
     if claims.app and not managed and claims.app.lower() != credentials.client_id.lower():
-        yield Finding(f"The token is of app {claims.app}, not {credentials.client_id}.", "Check `client_id`.")
+        problem = f"The token is of app {claims.app}, not {credentials.client_id}."
+        yield Finding(problem, "Check `client_id`.", step=SetupStep.MAILBOXES_FILE)
     if claims.expires is not None and claims.expires - now < _AT_HAND_OVER:
         yield Finding(
             f"The token ends at {claims.expires:%H:%M} UTC, in less than ten minutes.",
@@ -127,7 +131,13 @@ def permission_for(host: str) -> str:
     return "Mail.Send" if is_high_volume(host) else _SMTP
 
 
-def _role_missing(claims: Claims, permission: str) -> Finding:
+def _api(permission: str, wanted: str) -> str:
+    """Where in the portal an application permission is found: `Mail.Send` there are two of."""
+    exchange = permission == _SMTP or wanted in _OUTLOOK | {_resource(cloud.scope) for cloud in CLOUDS.values()}
+    return "APIs my organization uses > Office 365 Exchange Online" if exchange else "Microsoft Graph"
+
+
+def _role_missing(claims: Claims, permission: str, api: str) -> Finding:
     has = f" It has {', '.join(claims.roles)}." if claims.roles else " It has none."
     if claims.scopes:
         return Finding(
@@ -137,8 +147,8 @@ def _role_missing(claims: Claims, permission: str) -> Finding:
         )
     return Finding(
         f"The token shows no application permission {permission}.{has}",
-        f"API permissions > Add > APIs my organization uses > Office 365 Exchange Online > Application permissions > "
-        f"{permission}, then Grant admin consent. As it should be if the right was given by RBAC for Applications.",
+        f"API permissions > Add > {api} > Application permissions > {permission}, then Grant admin consent. "
+        "As it should be if the right was given by RBAC for Applications.",
         fatal=False,
         step=SetupStep.CONSENT,
     )

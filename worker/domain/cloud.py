@@ -6,6 +6,7 @@ given in the mailboxes file instead.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -114,6 +115,24 @@ _MICROSOFT = (
     ".outlook.cn",
     ".mx.microsoft",
 )
+
+
+def cloud_of(authority: str, hosts: Collection[str]) -> Cloud | None:
+    """The cloud of a mailbox; None if nothing tells it.
+
+    Args:
+        authority: of its tokens; empty if it has none. GCC High and DoD share theirs.
+        hosts: of its mail and of Graph, which tell those two apart.
+    """
+    known = tuple(CLOUDS.values())
+    fitting = [cloud for cloud in known if authority.startswith(f"{cloud.authority}/")]
+    by_host = (cloud for cloud in fitting or known if {cloud.smtp, cloud.graph.removeprefix("https://")} & {*hosts})
+    return next(by_host, fitting[0] if fitting else None)
+
+
+def is_entras(authority: str) -> bool:
+    """Whether it is a tenant of one of the clouds."""
+    return any(authority.startswith(f"{cloud.authority}/") for cloud in CLOUDS.values())
 
 
 def is_high_volume(host: str) -> bool:

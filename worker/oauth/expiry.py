@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
@@ -18,7 +18,7 @@ from worker.domain.mailbox import (
     Secret,
     SmtpEndpoint,
 )
-from worker.events import BasicAuthRetiring, CredentialEnds, Event
+from worker.events import BasicAuthRetiring, CredentialEndForgotten, CredentialEnds, Event
 from worker.oauth import certificate
 
 WARN = timedelta(weeks=6)
@@ -54,6 +54,9 @@ def end_of(credentials: OAuth) -> End | None:
             return None
 
 
+_NOTHING: Mapping[str, End] = {}
+
+
 def credentials_of(mailbox: Mailbox) -> Iterator[OAuth]:
     """Of all its ways out."""
     for channel in mailbox.channels:
@@ -78,13 +81,34 @@ def retiring(mailbox: Mailbox) -> str | None:
     )
 
 
-def review(directory: Directory, now: datetime) -> Iterator[Event]:
-    """What observers are told at start and every day."""
+def review(directory: Directory, now: datetime, registered: Mapping[str, End] = _NOTHING) -> Iterator[Event]:
+    """What observers are told at start and every day.
+
+    Args:
+        directory: its mailboxes.
+        now: from when the days are counted.
+        registered: ends that nobody has written down, as Entra knows them, by mailbox.
+    """
     for mailbox in directory.mailboxes.values():
         ends = [end for credentials in credentials_of(mailbox) if (end := end_of(credentials)) is not None]
+        if not ends and mailbox.name in registered:
+            ends = [registered[mailbox.name]]
         if ends:
             first = min(ends, key=lambda end: end.at)
             yield CredentialEnds(mailbox.name, first.what, first.at, first.days(now), urgent=first.at - now < WARN)
     names = tuple(name for name, mailbox in directory.mailboxes.items() if retiring(mailbox) is not None)
     if names:
         yield BasicAuthRetiring(names)
+
+
+def withdrawn(before: Iterable[Event], found: Iterable[Event]) -> Iterator[Event]:
+    """What takes back those events of an earlier review that a later one has no word on."""
+    known = {event.mailbox for event in found if isinstance(event, CredentialEnds)}
+    for event in before:
+        match event:
+            case CredentialEnds(mailbox=mailbox) if mailbox not in known:
+                yield CredentialEndForgotten(mailbox)
+            case BasicAuthRetiring(mailboxes) if mailboxes and not any(isinstance(e, BasicAuthRetiring) for e in found):
+                yield BasicAuthRetiring(())
+            case _:
+                continue

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, assert_never
 from urllib.parse import quote_plus
 
+import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from msal.oauth2cli.assertion import JwtAssertionCreator
@@ -24,13 +25,15 @@ from requests.auth import HTTPBasicAuth
 from worker.domain.mailbox import Certificate, DeviceLogin, Federated, ManagedIdentity, OAuth, Secret
 from worker.oauth import certificate
 from worker.oauth.http import Http
-from worker.oauth.proof import Answer, ProofUnusable, Source, assertion
+from worker.oauth.proof import KEPT, Answer, ProofUnusable, Source, assertion, life_of
 from worker.oauth.vault import Vault
 
 _BY_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 _NOT_THAT_WAY = {"invalid_client", "unauthorized_client"}  # the second is what Keycloak says
 _SECONDS = 300  # that an assertion is good for
+_IN_TROUBLE = "server_error"
+_CODE = 600.0  # seconds that a device code is supposed to be good for where the issuer does not say
 _INTERVAL = 5.0  # seconds between questions (RFC 8628 section 3.5)
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
@@ -71,18 +74,21 @@ class Issuer:
         """Ask for a device code (RFC 8628 section 3.1).
 
         Raises:
-            ValueError: the issuer has no sign-in by device code.
+            ValueError: the issuer has no sign-in by device code, or is in trouble.
         """
         if "device_authorization_endpoint" not in self._told:
             raise ValueError("no sign-in by device code")
-        return self._asked("device_authorization_endpoint", {"scope": scope})
+        invitation = self._asked("device_authorization_endpoint", {"scope": scope})
+        if invitation.get("error") == _IN_TROUBLE:
+            raise ValueError(_IN_TROUBLE)
+        return invitation
 
     def _asked(self, endpoint: str, form: Form) -> Answer:
         answer: Answer = {}
         for way in tuple(self._ways):
             fields = {**form, **way.form()}
             response = self._http.post(self._told[endpoint], data=fields, auth=way.basic or _as_it_is)
-            answer = response.json() if response.status_code < 500 else {"error": "server_error"}  # noqa: PLR2004
+            answer = response.json() if response.status_code < 500 else {"error": _IN_TROUBLE}  # noqa: PLR2004
             if answer.get("error") not in _NOT_THAT_WAY:
                 self._ways = [way, *(other for other in self._ways if other is not way)]
                 break
@@ -145,7 +151,7 @@ class _Person:
                 return {"error": "login_required", "error_description": "Nobody has signed in for this mailbox yet."}
             there = kept | {"expires_in": kept["ends"] - time.time()}
             if enough(there):
-                return dict(there)
+                return there | KEPT
             answer = self._issuer.token({"grant_type": "refresh_token", "refresh_token": kept["refresh_token"]})
             if "access_token" in answer:
                 sealed.content = kept_of({**kept, **answer})
@@ -153,23 +159,40 @@ class _Person:
 
 
 def sign_in(issuer: Issuer, invitation: Answer) -> Answer:
-    """Wait until the person has signed in or refused, or the code has ended (RFC 8628 section 3.4)."""
+    """Wait until the person has signed in or refused, or the code has ended (RFC 8628 section 3.4).
+
+    An issuer that is in trouble or out of reach meanwhile is asked again, more and more slowly (section 3.5).
+    """
+    form = {"grant_type": _DEVICE_CODE, "device_code": str(invitation["device_code"])}
     interval = float(invitation.get("interval") or _INTERVAL)
-    until = time.monotonic() + float(invitation["expires_in"])
+    until = time.monotonic() + lasts(invitation)
     answer: Answer = {"error": "expired_token"}
     while time.monotonic() < until:
         time.sleep(interval)
-        answer = issuer.token({"grant_type": _DEVICE_CODE, "device_code": str(invitation["device_code"])})
-        if answer.get("error") == "slow_down":
-            interval += _INTERVAL
-        elif answer.get("error") != "authorization_pending":
-            break
+        try:
+            answer = issuer.token(form)
+        except (requests.ConnectionError, requests.Timeout):
+            answer = {"error": _IN_TROUBLE}
+        match answer.get("error"):
+            case "slow_down":
+                interval += _INTERVAL
+            case "server_error" | "temporarily_unavailable":
+                interval *= 2
+            case "authorization_pending":
+                continue
+            case _:
+                break
     return answer
+
+
+def lasts(invitation: Answer) -> float:
+    """Seconds for which a device code is good, which an issuer has to tell and may forget."""
+    return float(invitation.get("expires_in") or _CODE)
 
 
 def kept_of(answer: Answer) -> str:
     """What is kept of a sign-in."""
-    ends = time.time() + float(answer.get("expires_in") or 0)
+    ends = time.time() + life_of(answer)
     return json.dumps({"access_token": answer["access_token"], "refresh_token": answer["refresh_token"], "ends": ends})
 
 
@@ -199,6 +222,7 @@ def _signed(proof: Certificate, client_id: str, audience: str) -> Form:
         raise ProofUnusable(f"certificate_file {proof.file}: {error}") from None
     algorithm = _CURVES.get(key.curve.name, "ES256") if isinstance(key, ec.EllipticCurvePrivateKey) else "RS256"
     now = int(time.time())
-    signer = JwtAssertionCreator(key, algorithm, sha256_thumbprint=shown.fingerprint(hashes.SHA256()).hex())
+    thumbprint = base64.urlsafe_b64encode(shown.fingerprint(hashes.SHA256())).rstrip(b"=").decode()
+    signer = JwtAssertionCreator(key, algorithm, headers={"x5t#S256": thumbprint})
     made: bytes = signer.create_normal_assertion(audience, client_id, issued_at=now, expires_at=now + _SECONDS)
     return {"client_id": client_id, **_asserted(made.decode())}

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, Protocol, assert_never
 from urllib.parse import urlsplit
 
 import msal
+import requests
 from msal.authority import WELL_KNOWN_AUTHORITY_HOSTS
+from msal.exceptions import MsalServiceError
 
+from worker.domain.claims import read
 from worker.domain.mailbox import Certificate, DeviceLogin, Federated, ManagedIdentity, OAuth, Secret
 from worker.oauth import certificate
 from worker.oauth.http import Http
 from worker.oauth.vault import Vault
 
+_UNSAID = 3600.0  # seconds: what most authorities mean that say nothing
+
 Answer = Mapping[str, Any]
-"""As RFC 6749 sections 5.1 and 5.2 have it: `access_token` and `expires_in`, or `error`."""
+"""As RFC 6749 sections 5.1 and 5.2 have it: `access_token` and `expires_in`, or `error`. MSAL adds `token_source`."""
+
+KEPT = {"token_source": "cache"}
+"""What MSAL adds to a token that was not made for this request."""
 
 
 class Source(Protocol):
@@ -58,19 +67,44 @@ def where(credentials: OAuth) -> dict[str, Any]:
     return {"authority": credentials.authority, "instance_discovery": microsoft}
 
 
+def _not_replayed(answer: Answer, replayed: dict[str, Any]) -> Answer:
+    """A refusal is not held against the next attempt: MSAL would replay it for a minute, mended or not."""
+    if "error" in answer:
+        replayed.clear()
+    return answer
+
+
+def is_new(answer: Answer) -> bool:
+    """Whether the authority made this token just now. One that was kept may have been revoked meanwhile."""
+    return answer.get("token_source") != KEPT["token_source"]
+
+
 class _AppOnly:
     """Client credentials (RFC 6749 section 4.4). What MSAL keeps is dropped first: keeping is done by `MsalTokens`."""
 
     def __init__(self, credentials: OAuth, http: Http, credential: Any) -> None:
         self._scopes = [credentials.scope]
+        self._http, self._replayed = http, dict[str, Any]()
         self._application = msal.ConfidentialClientApplication(
-            credentials.client_id, client_credential=credential, http_client=http, **where(credentials)
+            credentials.client_id,
+            client_credential=credential,
+            http_client=http,
+            http_cache=self._replayed,
+            **where(credentials),
         )
 
     def acquire(self, _enough: Callable[[Answer], bool]) -> Answer:
         self._application.remove_tokens_for_client()
-        answer: Answer = self._application.acquire_token_for_client(self._scopes)
-        return answer
+        asked = self._http.asked
+        try:
+            answer: Answer = self._application.acquire_token_for_client(self._scopes)
+        except (ProofUnusable, requests.RequestException, MsalServiceError):
+            raise
+        except Exception as error:
+            if self._http.asked == asked:
+                raise ProofUnusable(f"nothing can be signed with it ({type(error).__name__})") from error
+            raise
+        return _not_replayed(answer, self._replayed)
 
 
 class _Managed:
@@ -89,7 +123,7 @@ class _Managed:
     def acquire(self, _enough: Callable[[Answer], bool]) -> Answer:
         client = msal.ManagedIdentityClient(self._identity, http_client=self._http, http_cache=self._throttle)
         answer: Answer = client.acquire_token_for_client(resource=self._resource)
-        return answer
+        return {**answer, **KEPT}  # the platform keeps tokens, for hours, and does not say which is a new one
 
 
 class _Delegated:
@@ -97,9 +131,13 @@ class _Delegated:
 
     def __init__(self, credentials: OAuth, http: Http, vault: Vault) -> None:
         self._credentials, self._vault = credentials, vault
-        self._cache = msal.SerializableTokenCache()
+        self._cache, self._replayed = msal.SerializableTokenCache(), dict[str, Any]()
         self._application = msal.PublicClientApplication(
-            credentials.client_id, token_cache=self._cache, http_client=http, **where(credentials)
+            credentials.client_id,
+            token_cache=self._cache,
+            http_client=http,
+            http_cache=self._replayed,
+            **where(credentials),
         )
 
     def acquire(self, enough: Callable[[Answer], bool]) -> Answer:
@@ -109,7 +147,7 @@ class _Delegated:
             answer = self._silently(enough)
             if self._cache.has_state_changed:
                 sealed.content = self._cache.serialize()
-        return answer
+        return _not_replayed(answer, self._replayed)
 
     def _silently(self, enough: Callable[[Answer], bool]) -> Answer:
         accounts = self._application.get_accounts()
@@ -134,9 +172,24 @@ def assertion(file: PurePath) -> str:
     """What the platform has put into a federated credential's file.
 
     Raises:
-        ProofUnusable: it cannot be read.
+        ProofUnusable: it cannot be read, or there is nothing in it.
     """
     try:
-        return Path(file).read_text(encoding="ascii").strip()
+        text = Path(file).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ProofUnusable(f"federated_token_file {file} cannot be read") from error
+    if not text:
+        raise ProofUnusable(f"federated_token_file {file} is empty: the platform has put no token into it")
+    if not text.isascii():
+        raise ProofUnusable(f"federated_token_file {file} holds no token")
+    return text
+
+
+def life_of(answer: Answer) -> float:
+    """Seconds for which a token is good. Authorities may leave that to the token, or to whoever knows them."""
+    if (told := answer.get("expires_in")) is not None:
+        return max(float(told), 0)
+    claims = read(str(answer.get("access_token")))
+    if claims is None or claims.expires is None:
+        return _UNSAID
+    return max((claims.expires - datetime.now(UTC)).total_seconds(), 0)

@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import requests
 
-from worker.domain.mailbox import OAuth, Secret
-from worker.oauth.expiry import End
+from worker.domain.cloud import CLOUDS, is_entras
+from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, Secret
+from worker.domain.office365 import cloud_of_mailbox
+from worker.oauth.expiry import End, credentials_of, end_of
 from worker.oauth.http import Http
-from worker.ports import Token
+from worker.ports import Token, Tokens
 
 _OK = 200
 _HINT = 3  # characters of a secret that Entra keeps
+
+
+class Registrations:
+    """Ends of client secrets that nobody has written down, as Entra tells them to apps that may ask.
+
+    Mailboxes of one app share what it says.
+    """
+
+    def __init__(self, tokens: Tokens, timeout: float) -> None:
+        """Nothing is asked yet."""
+        self._tokens = tokens
+        self._timeout = timeout
+        self._known: dict[OAuth, End | None] = {}
+
+    def forget(self) -> None:
+        """Ask anew: secrets are replaced."""
+        self._known.clear()
+
+    async def ends(self, mailboxes: Iterable[Mailbox]) -> dict[str, End]:
+        """By mailbox, as far as it is known."""
+        used = (each for each in mailboxes if each.enabled and (each.held is None or not each.held.unusable))
+        found = {mailbox.name: await self.end(mailbox) for mailbox in used}
+        return {name: end for name, end in found.items() if end is not None}
+
+    async def end(self, mailbox: Mailbox) -> End | None:
+        """None if the mailbox has no client secret, if its end is written down, or if it cannot be had."""
+        secrets = (found for found in credentials_of(mailbox) if isinstance(found.proof, Secret) and not found.oidc)
+        credentials = next(secrets, None)
+        if credentials is None or end_of(credentials) is not None or not (graph := _graph_of(mailbox, credentials)):
+            return None
+        asking = replace(credentials, scope=f"{graph}/.default", username="")
+        if asking not in self._known:
+            token = await self._tokens.token(mailbox.name, asking)
+            self._known[asking] = None
+            if isinstance(token, Token):
+                told = asyncio.to_thread(registered_end, graph, credentials, token, self._timeout)
+                self._known[asking] = await told
+        return self._known[asking]
+
+
+def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
+    """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
+    own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
+    cloud = cloud_of_mailbox(mailbox) if is_entras(credentials.authority) else None
+    return own or (CLOUDS[cloud].graph if cloud is not None else "")
 
 
 def registered_end(graph: str, credentials: OAuth, token: Token, timeout: float) -> End | None:

@@ -15,9 +15,10 @@ import requests
 from msal import ManagedIdentityError
 
 from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
-from worker.domain.mailbox import Certificate, DeviceLogin, ManagedIdentity, OAuth, Secret
+from worker.domain.mailbox import Certificate, DeviceLogin, ManagedIdentity, OAuth
 from worker.events import TokenFetched
 from worker.oauth import issuer, proof
+from worker.oauth.concealed import concealed
 from worker.oauth.http import Http, NotTheAuthority
 from worker.oauth.proof import Answer, ProofUnusable, Source
 from worker.oauth.vault import Vault, VaultError
@@ -41,9 +42,14 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A token, and when it is replaced ahead of time, no longer handed over, and not even used for want of another."""
+    """A token, and when it is replaced ahead of time, no longer handed over, and not even used for want of another.
+
+    Attributes:
+        new: made by the authority when it was fetched; else somebody had kept it, another process or the platform.
+    """
 
     value: str
+    new: bool
     ahead: float
     good: float
     last: float
@@ -110,7 +116,7 @@ class MsalTokens:
         first = client not in self._flights
         answer = await asyncio.shield(self._flight(client, mailbox, rejected if unwanted else None))
         if isinstance(answer, _Kept):
-            return Token(answer.value, fresh=first or rejected is not None)
+            return Token(answer.value, fresh=(first and answer.new) or rejected is not None)
         if isinstance(answer, Broken) and kept is not None and not unwanted and now < kept.last:
             return Token(kept.value, fresh=False)
         return answer
@@ -189,7 +195,7 @@ class MsalTokens:
                 self._clients[credentials] = client
             answer = client.source.acquire(lambda token: _lasts(token) and token["access_token"] != rejected)
             self._away.pop(_host(credentials), None)
-            if "access_token" in answer:
+            if answer.get("access_token"):
                 return self._timed(answer)
             failure: TokenRefused | Broken = _refused(answer, credentials)
             if http.last_status == _TOO_MANY or http.last_status >= _SERVER_ERROR:
@@ -206,10 +212,11 @@ class MsalTokens:
 
     def _timed(self, answer: Answer) -> _Kept:
         """A short-lived token is used for half its life, a long-lived one until ten minutes before its end."""
-        life = max(float(answer.get("expires_in") or 0), 0)
+        life = proof.life_of(answer)
         now, reserve = self._clock(), min(_AT_HAND_OVER, life / 2)
         good = now + life - reserve
-        return _Kept(str(answer["access_token"]), good - min(_AHEAD, life / 4), good, now + life - min(_LAST, life / 4))
+        ahead, last = good - min(_AHEAD, life / 4), now + life - min(_LAST, life / 4)
+        return _Kept(str(answer["access_token"]), proof.is_new(answer), ahead, good, last)
 
 
 def _shared(credentials: OAuth) -> OAuth:
@@ -244,34 +251,24 @@ def _host(credentials: OAuth) -> str:
 
 def _refused(answer: Answer, credentials: OAuth) -> TokenRefused:
     """RFC 6749 section 5.2; some authorities repeat what they were sent."""
-    description = str(answer.get("error_description") or "")
-    for secret in _secrets(credentials):
-        description = description.replace(secret, "[removed]")
+    description = concealed(str(answer.get("error_description") or ""), credentials)
     codes = answer.get("error_codes")
     listed = [str(code) for code in codes] if isinstance(codes, list) else []
     hints = [int(code) for code in (*listed, *_AADSTS.findall(description)) if code.isdecimal()]
+    managed = isinstance(credentials.proof, ManagedIdentity)
     return TokenRefused(
-        str(answer.get("error") or "unknown"),
+        "no_managed_identity" if managed else concealed(str(answer.get("error") or "unknown"), credentials),
         description.splitlines()[0][:_MAX_DESCRIPTION] if description.strip() else "",
         tuple(dict.fromkeys(hints)),
     )
 
 
-def _secrets(credentials: OAuth) -> list[str]:
-    match credentials.proof:
-        case Secret(value):
-            secret = value.get_secret_value()
-            return [secret, issuer.in_header(credentials.client_id, secret)]
-        case Certificate(password=password) if password is not None:
-            return [password.get_secret_value()]
-        case _:
-            return []
-
-
 def _in_trouble(credentials: OAuth, http: Http) -> Broken:
     asked = f", asks to be left alone for {http.retry_after:.0f} s" if http.retry_after else ""
     status = f" (HTTP status {http.last_status}{asked})" if http.last_status else ""
-    detail = f"{_host(credentials)} does not answer as a token authority{status}"
+    said = concealed(http.trouble, credentials).partition("\n")[0][:_MAX_DESCRIPTION]
+    what = f"says: {said}" if said else "does not answer as a token authority"
+    detail = f"{_host(credentials)} {what}{status}"
     return Broken(Stage.TOKEN, Fault.TOKEN_ENDPOINT, detail)
 
 
@@ -283,6 +280,9 @@ def _explained(error: Exception, credentials: OAuth, http: Http) -> TokenRefused
             return TokenRefused("proof_unusable", str(error))
         case ManagedIdentityError():
             return TokenRefused("no_managed_identity", f"This machine offers no managed identity: {error}")
+        case ValueError() if http.last_status in _NO_SUCH_TENANT and isinstance(credentials.proof, ManagedIdentity):
+            text = f"The metadata address of this machine answers with HTTP status {http.last_status}, and no token"
+            return TokenRefused("no_managed_identity", text)
         case ValueError() if http.last_status in _NO_SUCH_TENANT and not isinstance(error, requests.RequestException):
             return TokenRefused("unknown_authority", f"{credentials.authority} is no token authority")
         case OSError():

@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,19 +62,32 @@ class Vault:
         Raises:
             VaultError: it cannot be had, or not be read.
         """
-        path = self._path(credentials)
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+        with self._alone(credentials) as path:
+            with _explained(path):
                 before = self._read(path, credentials)
-                sealed = Sealed(before)
-                yield sealed
-                if sealed.content != before:
+            sealed = Sealed(before)
+            yield sealed  # what is raised there, by a network for example, is none of ours
+            if sealed.content != before:
+                with _explained(path):
                     self._write(path, credentials, sealed.content)
-        except OSError as error:
-            raise VaultError(
-                f"{error.filename or path}: {error.strerror}. POSTLANE_OAUTH__DIRECTORY must be writable."
-            ) from error
+
+    def prepare(self, credentials: OAuth) -> None:
+        """Make sure that a sign-in can be kept. What is there is not read: it may be what has to be replaced.
+
+        Raises:
+            VaultError: it could not.
+        """
+        with self._alone(credentials) as path, _explained(path):
+            self._aside(path, b"").unlink()
+
+    def keep(self, credentials: OAuth, content: str) -> None:
+        """Keep a new sign-in in place of whatever is there, damaged or of a lost key.
+
+        Raises:
+            VaultError: it cannot be kept.
+        """
+        with self._alone(credentials) as path, _explained(path):
+            self._write(path, credentials, content)
 
     def forget(self, credentials: OAuth) -> bool:
         """Remove the owner's file. Returns whether there was one."""
@@ -98,27 +111,45 @@ class Vault:
         except FileNotFoundError:
             return ""
         name, _, key_id = head.decode("ascii", "replace").partition(" ")
-        if name != _FORMAT or not self._keyring.knows(key_id):
+        if name != _FORMAT:
+            raise VaultError(f"{path} has been damaged; sign in again: postlane token login.")
+        if not self._keyring.knows(key_id):
             raise VaultError(
-                f"{path} was encrypted with another key; add that one to POSTLANE_OAUTH__KEY, or sign in again."
+                f"{path} was encrypted with another key; add that one to POSTLANE_OAUTH__KEY, or sign in again: "
+                "postlane token login."
             )
         try:
             packed = base64.b64decode(body.rstrip(), validate=True)
             sealed = sealing.Sealed(key_id, packed[:NONCE_OCTETS], packed[NONCE_OCTETS:])
             return self._keyring.open(sealed, head + _owner(credentials))
         except (binascii.Error, CannotOpen):
-            raise VaultError(f"{path} has been damaged or belongs to another mailbox; sign in again.") from None
+            raise VaultError(
+                f"{path} has been damaged or belongs to another mailbox; sign in again: postlane token login."
+            ) from None
+
+    @contextmanager
+    def _alone(self, credentials: OAuth) -> Iterator[Path]:
+        """The owner's file, while nobody else may touch it."""
+        path = self._path(credentials)
+        with ExitStack() as stack:
+            with _explained(path):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                stack.enter_context(_locked(path.with_suffix(".lock")))
+            yield path
 
     def _write(self, path: Path, credentials: OAuth, content: str) -> None:
         """Beside the old one, then in its place: whoever is killed on the way leaves the old one."""
         head = f"{_FORMAT} {self._keyring.newest}".encode()
         sealed = self._keyring.seal(content, head + _owner(credentials))
+        self._aside(path, head + b"\n" + base64.b64encode(sealed.nonce + sealed.ciphertext) + b"\n").replace(path)
+
+    def _aside(self, path: Path, content: bytes) -> Path:
         aside = path.with_suffix(f".{secrets.token_hex(8)}")
         with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(head + b"\n" + base64.b64encode(sealed.nonce + sealed.ciphertext) + b"\n")
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        return aside
 
 
 def keys(given: SecretStr | None) -> list[bytes]:
@@ -135,6 +166,17 @@ def keys(given: SecretStr | None) -> list[bytes]:
 
 def _owner(credentials: OAuth) -> bytes:
     return f"{credentials.authority}\n{credentials.client_id}\n{credentials.username.lower()}".encode()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of files and directories that cannot be used what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise VaultError(
+            f"{error.filename or path}: {error.strerror}. POSTLANE_OAUTH__DIRECTORY must be writable."
+        ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 import structlog
 
 from contracts.delivery import Result
+from worker.domain.office365 import HVE_RETIREMENT, RETIREMENT
 from worker.events import (
     BasicAuthRetiring,
     BrokerBlocked,
@@ -23,6 +24,7 @@ from worker.events import (
     Concluded,
     ConsumerSilent,
     Crashed,
+    CredentialEndForgotten,
     CredentialEnds,
     DoubtEnded,
     Draining,
@@ -147,22 +149,8 @@ class LogEvents:
                     mailbox=mailbox,
                     seconds=round(seconds, 3),
                 )
-            case CredentialEnds(mailbox, what, at, days, urgent):
-                log.log(
-                    logging.WARNING if urgent else logging.DEBUG,
-                    "credential ends",
-                    mailbox=mailbox,
-                    what=what,
-                    at=at.date().isoformat(),
-                    days=days,
-                )
-            case BasicAuthRetiring(mailboxes):
-                log.warning(
-                    "basic authentication is being retired",
-                    mailboxes=len(mailboxes),
-                    some=list(mailboxes[:_SOME]),
-                    remedy="`postlane check` lists them with the steps; `postlane office365 setup` prints those.",
-                )
+            case CredentialEnds() | CredentialEndForgotten() | BasicAuthRetiring():
+                self._credentials(event)
             case BrokerUp(lanes, ()):
                 log.info("broker connected", lanes=lanes)
             case BrokerUp(lanes, missing):
@@ -192,6 +180,28 @@ class LogEvents:
                 log.info("stopping", in_flight=in_flight)
             case unknown:
                 assert_never(unknown)
+
+    def _credentials(self, event: CredentialEnds | CredentialEndForgotten | BasicAuthRetiring) -> None:
+        match event:
+            case CredentialEnds(mailbox, what, at, days, urgent):
+                self._log.log(
+                    logging.WARNING if urgent else logging.DEBUG,
+                    "credential ends",
+                    mailbox=mailbox,
+                    what=what,
+                    at=at.date().isoformat(),
+                    days=days,
+                )
+            case BasicAuthRetiring(()) | CredentialEndForgotten():
+                self._log.debug("credentials need no attention any more")
+            case BasicAuthRetiring(mailboxes):
+                self._log.warning(
+                    "basic authentication is being retired",
+                    dates=f"{RETIREMENT} {HVE_RETIREMENT}",
+                    mailboxes=len(mailboxes),
+                    some=list(mailboxes[:_SOME]),
+                    remedy="`postlane check` lists them with the steps; `postlane office365 setup` prints those.",
+                )
 
 
 def _told(result: Result) -> dict[str, object]:

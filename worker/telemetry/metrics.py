@@ -19,6 +19,7 @@ from worker.events import (
     Concluded,
     ConsumerSilent,
     Crashed,
+    CredentialEndForgotten,
     CredentialEnds,
     Event,
     MailboxPaused,
@@ -74,7 +75,8 @@ class Metrics:
         )
         self._basic = gauge(
             "mailbox_basic_auth",
-            "1 for a mailbox that logs in at Microsoft's with a password; how many of the others",
+            "1 for a mailbox that logs in at Microsoft's with a password, which ends by default at the end of December "
+            "2026 (High Volume Email: in September 2028); how many of the others",
             ("mailbox",),
         )
         self._connected = gauge("broker_connected", "1 while our consumers exist on the broker")
@@ -116,7 +118,10 @@ class Metrics:
                 self._tokens.labels(self._name(mailbox), "fetched" if ok else "refused").inc()
             case CredentialEnds(mailbox=mailbox, at=at):
                 self._ends.labels(mailbox).set(at.timestamp())
+            case CredentialEndForgotten(mailbox):
+                self._ends.remove(mailbox)
             case BasicAuthRetiring(mailboxes):
+                self._basic.clear()
                 for name, count in Tally(map(self._name, mailboxes)).items():
                     self._basic.labels(name).set(count)
             case BrokerUp(missing=missing):

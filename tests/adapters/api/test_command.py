@@ -103,6 +103,50 @@ def test_mailbox_comes_from_a_file_and_its_password_from_another(shell: Shell) -
     assert (shown["state"], shown["settings"]["login"]["password"]) == ("ok", {"set": True})
 
 
+ENTRA = [
+    "oauth.tenant_id=1b4e28ba-2fa1-11d2-883f-0016d3cca427",
+    "oauth.client_id=6fa459ea-ee8a-3ca4-894e-db77e160355e",
+]
+
+
+@pytest.mark.parametrize("without", [["login="], ["login.username=", "login.password="]], ids=["table", "keys"])
+def test_mailbox_moves_from_a_password_to_oauth_by_one_line(shell: Shell, without: list[str]) -> None:
+    pairs = ["address=a@b.example", "preset=office365", "login.username=a@b.example"]
+    shell.well("mailbox", "add", "own", *pairs, "--password-stdin", given="the old one")
+    moved = ["mailbox", "set", "own", *without, *ENTRA, "--password-stdin", "--json"]
+    shown = json.loads(shell.well(*moved, given=SECRET))
+    assert (shown["state"], shown["settings"]["oauth"]["client_secret"]) == ("ok", {"set": True})
+    assert "login" not in shown["settings"]
+
+
+def test_file_moves_a_mailbox_to_oauth_too(shell: Shell) -> None:
+    pairs = ["address=a@b.example", "preset=office365", "login.username=a@b.example"]
+    shell.well("mailbox", "add", "own", *pairs, "--password-stdin", given="the old one")
+    named = dict(pair.removeprefix("oauth.").split("=") for pair in ENTRA)
+    (shell.directory / "patch.json").write_text(json.dumps({"login": None, "oauth": named}), encoding="utf-8")
+    moved = ["mailbox", "set", "own", "--from", "patch.json", "--password-stdin", "--json"]
+    shown = json.loads(shell.well(*moved, given=SECRET))
+    assert (shown["state"], shown["settings"]["oauth"]["client_secret"]) == ("ok", {"set": True})
+
+
+def test_setup_knows_the_mailboxes_of_the_store_and_prints_how_they_are_changed(shell: Shell) -> None:
+    pairs = ["address=a@b.example", "preset=office365", "login.username=a@b.example"]
+    shell.well("mailbox", "add", "own", *pairs, "--password-stdin", given=SECRET)
+    printed = shell.well("office365", "setup", "--mailbox", "own", "--client-id", "the-app")
+    assert 'Set-CASMailbox -Identity "a@b.example"' in printed
+    assert "postlane mailbox set own preset=office365 login= " in printed
+
+
+def test_new_password_of_a_certificate_is_given_alone(shell: Shell) -> None:
+    certificate = f"oauth.certificate_file={shell.directory / 'app.pfx'}"
+    (shell.directory / "app.pfx").write_bytes(b"whatever is in it")
+    pairs = ["address=a@b.example", "preset=office365", *ENTRA, certificate]
+    shell.well("mailbox", "add", "own", *pairs)
+    shown = json.loads(shell.well("mailbox", "set", "own", "--password-stdin", "--json", given=SECRET))
+    assert shown["settings"]["oauth"]["certificate_password"] == {"set": True}
+    assert "client_secret" not in shown["settings"]["oauth"]
+
+
 def test_wrong_settings_are_told_line_by_line_and_nothing_is_added(shell: Shell) -> None:
     refused = shell.run("mailbox", "add", "own", "address=nobody", "hots=x")
     assert refused.returncode == 2

@@ -171,12 +171,16 @@ async def test_authority_can_be_told_to_misbehave_from_outside(
 # token login
 
 
-async def test_owner_signs_in_and_the_shared_mailbox_sends(
-    shell: Shell, box: Callable[..., None], emulator: Emulator
+async def sign_in(
+    shell: Shell,
+    box: Callable[..., None],
+    emulator: Emulator,
+    address: str = "info@contoso.example",
+    scope: str = "SMTP.Send",
 ) -> None:
-    """`user=` is the owner, MAIL FROM the shared mailbox."""
-    scope = 'scope = "https://outlook.office.com/SMTP.Send"'
-    box("device_login = true", f'username = "{OWNER}"', scope, address="info@contoso.example")
+    """The owner of a shared mailbox signs in for it."""
+    wanted = f'scope = "https://outlook.office.com/{scope}"'
+    box("device_login = true", f'username = "{OWNER}"', wanted, address=address)
     process = await shell.start("token", "login", "box", "--json")
     assert process.stdout is not None
     invitation = json.loads(await process.stdout.readline())
@@ -185,6 +189,13 @@ async def test_owner_signs_in_and_the_shared_mailbox_sends(
     out, err = await process.communicate()
     assert process.returncode == 0, err
     assert json.loads(out) == {"mailbox": "box", "signed_in_as": OWNER}
+
+
+async def test_owner_signs_in_and_the_shared_mailbox_sends(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    """`user=` is the owner, MAIL FROM the shared mailbox."""
+    await sign_in(shell, box, emulator)
     found = steps(await shell.run("check", "--mailbox", "box", "--json"))
     assert found[f"log in by XOAUTH2 as {OWNER}"]["state"] == "ok"
     assert found["sender info@contoso.example"]["state"] == "ok"
@@ -192,6 +203,15 @@ async def test_owner_signs_in_and_the_shared_mailbox_sends(
     refused = await shell.run("token", "inspect", "box")
     assert refused.status == 1
     assert "postlane token login" in refused.out
+
+
+async def test_check_replaces_a_token_that_was_kept_as_a_worker_does(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    await sign_in(shell, box, emulator)
+    emulator.authority.expire_all()
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    assert found[f"log in by XOAUTH2 as {OWNER}"]["state"] == "ok"
 
 
 async def test_nobody_needs_to_sign_in_for_an_app(shell: Shell, box: Callable[..., None]) -> None:
@@ -241,6 +261,56 @@ async def test_missing_permission_is_told_before_the_server_refuses(
     said = await shell.run("check", "--mailbox", "box")
     assert "no application permission SMTP.SendAsApp" in said.out
     assert "Setup step: permission, consent, service-principal" in said.out
+
+
+async def test_token_for_another_service_is_not_shown_to_the_server(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    box(BY_SECRET, 'scope = "https://graph.microsoft.com/.default"')
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    (failed,) = [step for step in found.values() if step["state"] == "failed"]
+    assert failed["setup"] == ["mailboxes-file"]
+    assert not any(what.startswith("log in") for what in found)
+
+
+async def test_persons_login_that_is_refused_has_steps_of_its_own(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    await sign_in(shell, box, emulator, scope="IMAP.AccessAsUser.All")
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    login = found[f"log in by XOAUTH2 as {OWNER}"]
+    assert login["setup"] == ["mailboxes-file", "permission", "smtp-auth"]
+    assert f"whether it is {OWNER} who has signed in" in login["remedy"]
+
+
+async def test_sender_that_the_login_may_not_send_as_names_the_step(
+    shell: Shell, box: Callable[..., None], emulator: Emulator
+) -> None:
+    await sign_in(shell, box, emulator)
+    emulator.play("send-as-denied-mail")
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    sender = found["sender info@contoso.example"]
+    assert sender["state"] == "failed"
+    assert sender["setup"] == ["send-as"]
+    assert f'-Identity "info@contoso.example" -Trustee "{OWNER}"' in sender["remedy"]
+
+
+async def test_graph_that_forbids_names_the_steps(shell: Shell, box: Callable[..., None], emulator: Emulator) -> None:
+    ca_file = emulator.certificates.ca_file
+    box(
+        BY_SECRET,
+        "[mailboxes.box.graph]",
+        f'url = "{emulator.graph_url}"',
+        'scope = "https://graph.microsoft.com/.default"',
+        f'ca_file = "{ca_file}"',
+    )
+    emulator.play("graph-access-denied")
+    lines = shell.mailboxes.read_text().splitlines()
+    smtp = ("host =", "port =")
+    shell.mailboxes.write_text("\n".join(line for line in lines if not line.startswith(smtp)))
+    found = steps(await shell.run("check", "--mailbox", "box", "--json"))
+    (failed,) = [step for what, step in found.items() if what.startswith("sendMail")]
+    assert failed["setup"] == ["permission", "consent", "role-assignment"]
 
 
 @pytest.mark.parametrize(("expires", "state"), [("2020-01-31", "failed"), ("2099-01-31", "ok")])
@@ -315,6 +385,20 @@ async def test_setup_has_its_variants(shell: Shell, options: list[str], has: str
     said = await shell.run("office365", "setup", "--mailbox", "new@contoso.com", *options)
     assert has in said.out
     assert lacks not in said.out
+
+
+async def test_setup_goes_the_way_of_the_mailbox(shell: Shell) -> None:
+    entra = f'oauth = {{ tenant_id = "{TENANT_ID}", client_id = "{CLIENT_ID}", client_secret = "{SECRET}" }}'
+    shell.mailboxes.write_text(
+        f'[mailboxes.dod]\naddress = "a@b.example"\npreset = "office365-dod"\n{entra}\n'
+        f'[mailboxes.hve]\naddress = "hve@b.example"\npreset = "office365-hve"\n{entra}\n'
+        f'[mailboxes.graph]\naddress = "graph@b.example"\n{entra}\ngraph = {{}}\n'
+    )
+    expected = {"dod": "O365USGovDoD", "hve": "Add-HVEAppAccess", "graph": "Microsoft Graph > Application permissions"}
+    for name, words in expected.items():
+        assert words in (await shell.run("office365", "setup", "--mailbox", name)).out
+    refused = await shell.run("office365", "setup", "--mailbox", "hve", "--rbac")
+    assert (refused.status, "--rbac" in refused.err) == (2, True)
 
 
 async def test_mailbox_that_is_not_there_is_said_so(shell: Shell, box: Callable[..., None]) -> None:

@@ -2,17 +2,34 @@
 
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 import pytest
 from pydantic import SecretStr
 
 from contracts.address import parse
+from tests.adapters.oauth.authority import let_go
 from tests.adapters.oauth.test_proofs import made
-from worker.domain.mailbox import Certificate, Directory, Mailbox, OAuth, Password, Proof, Secret, SmtpEndpoint, Tls
+from worker.domain.mailbox import (
+    Certificate,
+    Directory,
+    GraphEndpoint,
+    Mailbox,
+    OAuth,
+    Password,
+    Proof,
+    Secret,
+    SmtpEndpoint,
+    Tls,
+)
 from worker.domain.mailbox import Credentials as AnyCredentials
-from worker.events import BasicAuthRetiring, CredentialEnds
-from worker.oauth.expiry import review
+from worker.emulator.run import CLIENT_ID, TENANT_ID, Plan, emulating
+from worker.emulator.world import AppRegistration
+from worker.events import BasicAuthRetiring, CredentialEnds, Event
+from worker.oauth.expiry import End, review, withdrawn
+from worker.oauth.registration import Registrations
+from worker.oauth.tokens import MsalTokens
 from worker.telemetry.logs import LogEvents, configure
 from worker.telemetry.metrics import Metrics
 
@@ -27,7 +44,7 @@ def proven(proof: Proof) -> Mailbox:
     return mailbox(OAuth("https://login.microsoftonline.com/t", "app", proof, "scope", "box@contoso.com"))
 
 
-def told(*mailboxes: Mailbox) -> list[object]:
+def told(*mailboxes: Mailbox) -> list[Event]:
     return list(review(Directory({item.name: item for item in mailboxes}), NOW))
 
 
@@ -73,6 +90,64 @@ def test_both_stand_in_the_metrics() -> None:
     assert sample("postlane_mailbox_basic_auth", {"mailbox": "one"}) == 1
 
 
+def test_mailbox_that_has_moved_is_taken_out_of_the_metrics() -> None:
+    password = Password("u", SecretStr("p-s3cret"))
+    before = told(mailbox(password, name="one"), proven(Secret(SecretStr("s"), NOW.date())))
+    after = told(mailbox(password, "smtp.contoso.com", "one"))
+    metrics = Metrics(lambda: 0)
+    for event in (*before, *withdrawn(before, after), *after):
+        metrics(event)
+    sample = metrics.registry.get_sample_value
+    assert sample("postlane_mailbox_basic_auth", {"mailbox": "one"}) is None
+    assert sample("postlane_credential_end_timestamp_seconds", {"mailbox": "box"}) is None
+
+
+def test_gauge_shows_only_the_mailboxes_that_are_left() -> None:
+    metrics = Metrics(lambda: 0)
+    metrics(BasicAuthRetiring(("one", "two")))
+    metrics(BasicAuthRetiring(("two",)))
+    sample = metrics.registry.get_sample_value
+    assert sample("postlane_mailbox_basic_auth", {"mailbox": "one"}) is None
+    assert sample("postlane_mailbox_basic_auth", {"mailbox": "two"}) == 1
+    assert b"December 2026" in metrics.exposition()
+
+
+def test_end_that_entra_knows_is_told_where_nobody_has_written_one_down() -> None:
+    box = proven(Secret(SecretStr("s")))
+    directory, end = Directory({"box": box}), End("client secret", NOW + dt.timedelta(days=3))
+    assert list(review(directory, NOW, {"box": end})) == [
+        CredentialEnds("box", "client secret", end.at, 3, urgent=True)
+    ]
+    written = Directory({"box": proven(Secret(SecretStr("s"), NOW.date() + dt.timedelta(days=200)))})
+    (event,) = review(written, NOW, {"box": end})
+    assert isinstance(event, CredentialEnds)
+    assert not event.urgent
+
+
+async def test_apps_end_is_asked_for_once_however_many_mailboxes_it_has(tmp_path: Path) -> None:
+    app = AppRegistration(
+        TENANT_ID, CLIENT_ID, "the-secret", roles=("Application.Read.All",), secret_ends=NOW + dt.timedelta(days=10)
+    )
+    async with emulating(Plan(tmp_path / "emulator", apps=(app,))) as emulator:
+        ca_file = str(emulator.certificates.ca_file)
+        client = OAuth(
+            f"{emulator.token_url}/{TENANT_ID}",
+            CLIENT_ID,
+            Secret(SecretStr("the-secret")),
+            "s/.default",
+            "u",
+            ca_file=ca_file,
+        )
+        graph = GraphEndpoint(f"{emulator.token_url}/v1.0", "u", client, ca_file=ca_file)
+        boxes = [replace(mailbox(client, name=f"box-{number}"), further=(graph,)) for number in range(3)]
+        tokens = MsalTokens(lambda _event: None, 5)
+        ends = await Registrations(tokens, 5).ends([*boxes, replace(boxes[0], name="off", enabled=False)])
+        requests = emulator.authority.requests
+        let_go(tokens)
+    assert {name: end.at for name, end in ends.items()} == dict.fromkeys(["box-0", "box-1", "box-2"], app.secret_ends)
+    assert requests == 1
+
+
 def test_both_stand_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
     log = LogEvents("w")
@@ -82,3 +157,4 @@ def test_both_stand_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     ends, basic = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert (ends["event"], ends["mailbox"], ends["at"], ends["days"]) == ("credential ends", "box", "2026-11-26", 3)
     assert (basic["mailboxes"], basic["some"]) == (2, ["one", "two"])
+    assert "December 2026" in basic["dates"]

@@ -5,6 +5,7 @@ import base64
 import json
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import trustme
 from pydantic import SecretStr
 
-from tests.adapters.oauth.authority import Answer, Authority, Request, error, issuing, let_go, token
+from tests.adapters.oauth.authority import DISCOVERY, Answer, Authority, Request, error, issuing, let_go, token
 from tests.adapters.oauth.conftest import SECRET, Client
+from tests.adapters.oauth.test_proofs import made
 from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
-from worker.domain.mailbox import OAuth, Secret
+from worker.domain.mailbox import Certificate, OAuth, Secret
 from worker.events import TokenFetched
 from worker.ports import Token
 
@@ -136,6 +138,114 @@ async def test_token_without_a_lifetime_is_not_kept(client: Client, issuer: OAut
     authority.answers[authority.token_path] = token("spent", lifetime=0)
     await client.tokens.token("box", issuer)
     assert await client.tokens.token("box", issuer) == Token("spent", fresh=True)
+
+
+def unsaid(value: str, **more: object) -> Answer:
+    """A token whose life is not told, or told oddly."""
+    return Answer(body=json.dumps({"token_type": "Bearer", "access_token": value, **more}))
+
+
+def ending(seconds: float) -> str:
+    """A token that says itself when it ends (RFC 7519 section 4.1.4)."""
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": int(time.time() + seconds)}).encode()).rstrip(b"=").decode()
+    return f"eyJhbGciOiJub25lIn0.{claims}.x"
+
+
+@pytest.mark.parametrize("more", [{}, {"expires_in": None}, {"expires_in": "soon"}], ids=["none", "null", "no-number"])
+@pytest.mark.parametrize("value", ["opaque", ending(3600)], ids=["opaque", "with-its-end"])
+@pytest.mark.parametrize("microsofts", [False, True], ids=["issuer", "by-msal"])
+async def test_token_whose_life_is_not_told_is_kept_all_the_same(
+    client: Client,
+    issuer: OAuth,
+    authority: Authority,
+    value: str,
+    more: dict[str, object],
+    microsofts: bool,  # noqa: FBT001 - of a table
+) -> None:
+    authority.answers[authority.token_path] = unsaid(value, **more)
+    credentials = by_msal(issuer, authority) if microsofts else issuer
+    await client.tokens.token("box", credentials)
+    assert await client.tokens.token("box", credentials) == Token(value, fresh=False)
+    client.now = 3600 - 599
+    assert await client.tokens.token("box", credentials) == Token(value, fresh=True)
+    assert len(authority.token_requests) == 2
+
+
+async def test_token_that_ends_soon_by_its_own_word_is_not_kept_longer(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    authority.answers[authority.token_path] = unsaid(ending(120))
+    await client.tokens.token("box", issuer)
+    client.now = 90
+    answer = await client.tokens.token("box", issuer)
+    assert isinstance(answer, Token)
+    assert answer.fresh
+
+
+def by_msal(issuer: OAuth, authority: Authority) -> OAuth:
+    """The same authority as if it were a Microsoft's."""
+    authority.answers[f"{authority.tenant}/v2.0{DISCOVERY}"] = Answer(body=json.dumps(authority.configuration()))
+    return replace(issuer, oidc=False)
+
+
+async def test_numbers_as_text_are_understood(client: Client, issuer: OAuth, authority: Authority) -> None:
+    said = {"expires_in": "3599", "refresh_in": "1799", "ext_expires_in": "3599"}
+    authority.answers[authority.token_path] = unsaid("good", **said)
+    credentials = by_msal(issuer, authority)
+    assert await client.tokens.token("box", credentials) == Token("good", fresh=True)
+    assert await client.tokens.token("box", credentials) == Token("good", fresh=False)
+
+
+@pytest.mark.parametrize("microsofts", [False, True], ids=["issuer", "by-msal"])
+async def test_empty_token_is_none(
+    client: Client,
+    issuer: OAuth,
+    authority: Authority,
+    microsofts: bool,  # noqa: FBT001 - of a table
+) -> None:
+    authority.answers[authority.token_path] = token("")
+    credentials = by_msal(issuer, authority) if microsofts else issuer
+    assert_broken(await client.tokens.token("box", credentials), Fault.TOKEN_ENDPOINT)
+
+
+async def test_mended_refusal_is_seen_at_the_next_attempt(client: Client, issuer: OAuth, authority: Authority) -> None:
+    """A consent that was given, or `mailbox resume`, must not be answered from a minute ago."""
+    credentials = by_msal(issuer, authority)
+    authority.answers[authority.token_path] = error(400, "invalid_grant", error_description="AADSTS65001: no consent")
+    assert isinstance(await client.tokens.token("box", credentials), TokenRefused)
+    del authority.answers[authority.token_path]
+    assert isinstance(await client.tokens.token("box", credentials), Token)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("microsofts", [False, True], ids=["issuer", "by-msal"])
+async def test_what_an_authority_says_of_its_trouble_is_told(
+    client: Client,
+    issuer: OAuth,
+    authority: Authority,
+    status: int,
+    microsofts: bool,  # noqa: FBT001 - of a table
+) -> None:
+    said = {"error_description": "AADSTS90033: A transient error has occurred."}
+    authority.answers[authority.token_path] = error(status, "temporarily_unavailable", **said)
+    credentials = by_msal(issuer, authority) if microsofts else issuer
+    answer = await client.tokens.token("box", credentials)
+    assert_broken(answer, Fault.TOKEN_ENDPOINT)
+    assert isinstance(answer, Broken)
+    assert "AADSTS90033: A transient error" in answer.detail
+    assert f"HTTP status {status}" in answer.detail
+
+
+async def test_assertion_names_its_certificate_as_the_standard_writes_it(
+    client: Client, issuer: OAuth, authority: Authority, tmp_path: Path
+) -> None:
+    """RFC 7515 section 4.1.8: base64url, which has no padding."""
+    (tmp_path / "app.pem").write_bytes(made().pem())
+    credentials = replace(issuer, proof=Certificate(tmp_path / "app.pem"))
+    assert isinstance(await client.tokens.token("box", credentials), Token)
+    head = authority.token_requests[0].form["client_assertion"].partition(".")[0]
+    named = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["x5t#S256"]
+    assert len(named) == 43
 
 
 async def test_token_is_renewed_in_the_background_while_the_old_one_is_used(
@@ -568,3 +678,18 @@ async def test_secret_and_token_show_in_nothing_that_comes_back(
     for text in (repr(answer), str(answer), repr(issuer), repr(client.events.seen), caplog.text):
         assert SECRET not in text
         assert PACKED not in text
+
+
+async def test_secret_that_an_authority_repeats_as_a_form_has_it_is_taken_out(
+    client: Client, issuer: OAuth, authority: Authority
+) -> None:
+    async def parrot(request: Request) -> Answer:
+        return error(400, "invalid_request", error_description=f"you sent {request.body}")
+
+    methods(authority, "client_secret_post")
+    authority.answers[authority.token_path] = parrot
+    odd = replace(issuer, proof=Secret(SecretStr("S3cr3t~Va+lue/8Q")))
+    answer = await client.tokens.token("box", odd)
+    assert isinstance(answer, TokenRefused)
+    assert "you sent" in answer.description
+    assert "S3cr3t" not in repr(answer)

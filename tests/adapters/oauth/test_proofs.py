@@ -3,23 +3,24 @@
 import base64
 import datetime as dt
 import json
+import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 from pydantic import SecretStr
 
-from tests.adapters.oauth.authority import let_go
+from tests.adapters.oauth.authority import Answer, issuing, let_go
 from tests.adapters.oauth.conftest import Client
 from worker.domain.delivery import Broken, TokenRefused
 from worker.domain.mailbox import Certificate, Federated, ManagedIdentity, OAuth, Proof
-from worker.domain.verdict import catalogue, of_token
+from worker.domain.verdict import catalogue, of_fault, of_token
 from worker.emulator.run import CLIENT_ID, TENANT_ID, Emulator, Plan, emulating
 from worker.emulator.world import (
     AppRegistration,
@@ -72,12 +73,16 @@ def _part(value: dict[str, object]) -> str:
 
 def made() -> Keys:
     key = rsa.generate_private_key(65537, 2048)
+    return Keys(key, certified(key))
+
+
+def certified(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """A certificate of a key, signed by itself."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "postlane")])
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now)
-    certificate = builder.not_valid_after(now + dt.timedelta(days=365)).sign(key, hashes.SHA256())
-    return Keys(key, certificate)
+    return builder.not_valid_after(now + dt.timedelta(days=365)).sign(key, hashes.SHA256())
 
 
 @pytest.fixture(scope="session")
@@ -204,7 +209,86 @@ async def test_unusable_certificate_is_named_and_its_password_is_not(
     assert emulator.authority.requests == 0
 
 
+CA = made()
+FORMS: dict[str, Callable[[Keys], bytes]] = {
+    "bag-attributes": lambda ours: (
+        b"Bag Attributes\n    localKeyID: 01\nKey Attributes: <No Attributes>\n" + ours.pem()
+    ),
+    "comment": lambda ours: b"# the app's certificate\n" + ours.pem(),
+    "byte-order-mark": lambda ours: b"\xef\xbb\xbf" + ours.pem(),
+    "encrypted-bag": lambda ours: b"Bag Attributes\n    friendlyName: postlane\n" + ours.pem(PASSWORD),
+    "not-the-first-certificate": lambda ours: CA.public.encode() + ours.pem(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_file_as_administrators_have_it_opens_the_mailbox(
+    client: Client, emulator: Emulator, ours: Keys, tmp_path: Path, form: str
+) -> None:
+    file = written(tmp_path / "app.pem", FORMS[form](ours))
+    password = SecretStr(PASSWORD) if form == "encrypted-bag" else None
+    assert await opens(client, emulator, proving(emulator, Certificate(file, password)))
+
+
+@pytest.mark.parametrize(
+    ("content", "password", "words"),
+    [
+        (lambda ours: ours.pem(PASSWORD), None, "give certificate_password"),
+        (lambda ours: ours.pem(PASSWORD), "another", "certificate_password does not open it"),
+        (lambda ours: ours.pfx(PASSWORD), None, "give certificate_password"),
+        (lambda ours: ours.pfx(PASSWORD), "another", "certificate_password is another one"),
+        (lambda ours: ours.public.encode(), None, "a certificate without its private key"),
+        (lambda ours: ours.pem().partition(b"-----BEGIN CERT")[0], None, "a private key and no certificate"),
+        (lambda ours: CA.pem().partition(b"-----BEGIN CERT")[0] + ours.public.encode(), None, "do not belong together"),
+        (lambda _ours: b"rubbish", None, "neither a PEM file nor a PFX file"),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate_is_said(
+    client: Client,
+    emulator: Emulator,
+    ours: Keys,
+    tmp_path: Path,
+    content: Callable[[Keys], bytes],
+    password: str | None,
+    words: str,
+) -> None:
+    file = written(tmp_path / "app.pem", content(ours))
+    proof = Certificate(file, SecretStr(password) if password else None)
+    answer = await client.tokens.token("box", proving(emulator, proof))
+    assert isinstance(answer, TokenRefused)
+    assert answer.error == "proof_unusable"
+    assert words in answer.description
+
+
+async def test_key_that_entra_does_not_take_is_not_the_authoritys_trouble(
+    client: Client, emulator: Emulator, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    certificate = certified(key).public_bytes(serialization.Encoding.PEM)
+    file = written(tmp_path / "app.pem", key.private_bytes(*form) + certificate)
+    answer = await client.tokens.token("box", proving(emulator, Certificate(file)))
+    assert isinstance(answer, TokenRefused)
+    assert (answer.error, "RSA keys only" in answer.description) == ("proof_unusable", True)
+    assert emulator.authority.requests == 0
+
+
 # federation
+
+
+async def test_byte_order_mark_before_an_assertion_is_left_out(
+    client: Client, emulator: Emulator, ours: Keys, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "token", b"\xef\xbb\xbf" + ours.assertion().encode())
+    assert await opens(client, emulator, proving(emulator, Federated(file)))
+
+
+async def test_empty_assertion_is_named_and_nobody_is_asked(client: Client, emulator: Emulator, tmp_path: Path) -> None:
+    file = written(tmp_path / "token", b" \n")
+    answer = await client.tokens.token("box", proving(emulator, Federated(file)))
+    assert isinstance(answer, TokenRefused)
+    assert (answer.error, f"{file} is empty" in answer.description) == ("proof_unusable", True)
+    assert emulator.authority.requests == 0
 
 
 async def test_federated_assertion_opens_the_mailbox(
@@ -286,6 +370,19 @@ async def test_managed_identity_of_a_virtual_machine_opens_the_mailbox(
     assert emulator.authority.asked[-1].client_id == client_id
 
 
+async def test_token_of_a_managed_identity_may_be_an_old_one_as_platforms_keep_them(
+    client: Client, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", emulator.token_url)
+    credentials = managed(emulator, ManagedIdentity())
+    first = await client.tokens.token("box", credentials)
+    assert isinstance(first, Token)
+    assert not first.fresh
+    second = await client.tokens.token("box", credentials, rejected=first)
+    assert isinstance(second, Token)
+    assert second.fresh
+
+
 async def test_managed_identity_of_app_service_opens_the_mailbox(
     client: Client, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +397,40 @@ async def test_identity_that_the_machine_does_not_have_is_refused(
     monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", emulator.token_url)
     answer = await client.tokens.token("box", managed(emulator, ManagedIdentity(client_id="unknown")))
     assert isinstance(answer, TokenRefused)
+    assert of_token(catalogue(), answer).kind == "auth-config/managed-identity"
+
+
+@pytest.mark.parametrize(("status", "words"), [(404, "HTTP status 404"), (410, "HTTP status 410")])
+async def test_metadata_address_that_knows_no_identity_is_no_wrong_tenant(
+    client: Client,
+    emulator: Emulator,
+    server_tls: ssl.SSLContext,
+    ca_file: str,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    words: str,
+) -> None:
+    async with issuing(server_tls) as metadata:
+        metadata.answers["/metadata/identity/oauth2/token"] = Answer(status, "Not here")
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"https://{metadata.netloc}")
+        credentials = replace(managed(emulator, ManagedIdentity()), ca_file=ca_file)
+        answer = await client.tokens.token("box", credentials)
+        client.tokens.close()
+    assert isinstance(answer, TokenRefused)
+    assert (answer.error, words in answer.description) == ("no_managed_identity", True)
+    assert "tenant_id" not in of_token(catalogue(), answer).remedy
+
+
+async def test_metadata_address_in_trouble_is_named_in_the_remedy(
+    client: Client, emulator: Emulator, server_tls: ssl.SSLContext, ca_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with issuing(server_tls) as metadata:
+        metadata.answers["/metadata/identity/oauth2/token"] = Answer(500, "{}")
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"https://{metadata.netloc}")
+        answer = await client.tokens.token("box", replace(managed(emulator, ManagedIdentity()), ca_file=ca_file))
+        client.tokens.close()
+    assert isinstance(answer, Broken)
+    assert "metadata endpoint" in of_fault(catalogue(), answer).remedy
 
 
 # trouble at Microsoft's
@@ -313,6 +444,7 @@ async def test_client_that_is_told_to_wait_waits(
     answer = await client.tokens.token("box", credentials)
     assert isinstance(answer, Broken)
     assert "120 s" in answer.detail
+    assert "AADSTS90055" in answer.detail
     assert await client.tokens.token("box", credentials) == answer
     assert emulator.authority.requests == 1
 

@@ -16,7 +16,7 @@ from tests.adapters.oauth.conftest import Client
 from worker.domain.delivery import TokenRefused
 from worker.domain.mailbox import DeviceLogin, OAuth
 from worker.emulator.run import CLIENT_ID, TENANT_ID, Emulator, Plan, emulating
-from worker.emulator.world import MailboxAccount
+from worker.emulator.world import MailboxAccount, TokenTrouble
 from worker.oauth.login import Invitation, LoginFailed, sign_in
 from worker.oauth.tokens import MsalTokens
 from worker.oauth.vault import Vault, VaultError, keys
@@ -105,6 +105,21 @@ async def test_token_that_ends_is_refreshed_and_the_new_refresh_token_is_kept(
     assert len(values | {token.value}) == 4
 
 
+async def test_token_that_was_kept_is_replaced_when_the_server_refuses_it(
+    client: Client, emulator: Emulator, jana: OAuth, vault: Vault
+) -> None:
+    """A worker that starts takes what the vault has; it may have been revoked, though the sign-in is good."""
+    await signed_in(emulator, jana, vault)
+    emulator.authority.expire_all()
+    kept = await client.tokens.token("box", jana)
+    assert isinstance(kept, Token)
+    assert not kept.fresh, "so whoever is refused asks for another one"
+    new = await client.tokens.token("box", jana, rejected=kept)
+    assert isinstance(new, Token)
+    assert new.fresh
+    assert emulator.authority.check(OWNER, new.value) == ""
+
+
 async def test_sign_in_that_was_revoked_asks_for_another(
     client: Client, emulator: Emulator, jana: OAuth, vault: Vault
 ) -> None:
@@ -126,8 +141,13 @@ async def test_sign_in_that_is_forgotten_is_gone(client: Client, emulator: Emula
 
 async def test_app_that_allows_no_public_clients_is_said_so(emulator: Emulator, jana: OAuth, vault: Vault) -> None:
     emulator.authority.replace_app(replace(emulator.plan.apps[0], public=False))
-    with pytest.raises(LoginFailed, match="AADSTS7000218"):
+    with pytest.raises(LoginFailed, match=r"AADSTS7000218.*Allow public client flows"):
         await signed_in(emulator, jana, vault)
+
+
+async def test_trouble_while_the_person_signs_in_does_not_end_it(emulator: Emulator, jana: OAuth, vault: Vault) -> None:
+    emulator.authority.troubled(TokenTrouble(status=503, times=1), CLIENT_ID)
+    assert await signed_in(emulator, jana, vault) == OWNER
 
 
 async def test_authority_out_of_reach_is_said_so(jana: OAuth, vault: Vault) -> None:
@@ -189,6 +209,41 @@ def test_key_that_was_replaced_still_opens_and_the_new_one_encrypts(jana: OAuth,
         sealed.content = "kept again"
     with Vault(tmp_path, keys(SecretStr(new))).opened(jana) as sealed:
         assert sealed.content == "kept again"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"], ids=["empty", "garbage"])
+def test_damage_is_told_from_another_key(jana: OAuth, vault: Vault, tmp_path: Path, content: bytes) -> None:
+    vault.keep(jana, "what was kept")
+    (file,) = (tmp_path / "sign-ins").glob("*.sealed")
+    file.write_bytes(content)
+    with pytest.raises(VaultError, match="damaged"), vault.opened(jana):
+        pass
+
+
+@pytest.mark.parametrize("lost", ["file", "key"])
+async def test_person_signs_in_again_over_what_cannot_be_read(
+    emulator: Emulator, jana: OAuth, vault: Vault, tmp_path: Path, lost: str
+) -> None:
+    await signed_in(emulator, jana, vault)
+    if lost == "key":
+        vault = Vault(tmp_path / "sign-ins", keys(SecretStr(new_key())))
+    else:
+        (file,) = (tmp_path / "sign-ins").glob("*.sealed")
+        file.write_bytes(b"garbage")
+    with pytest.raises(VaultError, match="postlane token login"), vault.opened(jana):
+        pass
+    await signed_in(emulator, jana, vault)
+    with vault.opened(jana) as sealed:
+        assert "RefreshToken" in sealed.content
+
+
+async def test_nobody_signs_in_for_a_directory_that_takes_nothing(
+    emulator: Emulator, jana: OAuth, tmp_path: Path, key: str
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    with pytest.raises(VaultError, match="must be writable"):
+        await signed_in(emulator, jana, Vault(tmp_path / "a-file", keys(SecretStr(key))))
+    assert emulator.authority.user_codes == ()
 
 
 @pytest.mark.parametrize("wrong", ["short", "c2hvcnQ=", "!" * 44])
