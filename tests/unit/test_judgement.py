@@ -234,3 +234,20 @@ def test_trouble_always_comes_with_an_explanation(
     well = all(each.status in (A, H) for each in found.outcomes.values())
     assert (found.verdict is None) == well
     assert all(bool(each.verdict) == (each.status not in (A, H)) for each in found.outcomes.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        pytest.param("ErrorInvalidRecipients", "At least one recipient isn't valid.", [D, D, D], id="nobody-named"),
+        pytest.param("ErrorInvalidRecipients", f"Not valid: {OMAR}.", [D, F, D], id="named"),
+        pytest.param("ErrorTooManyRecipients", "Too many recipients.", [D, D, D], id="too-many"),
+    ],
+)
+def test_who_spoils_a_mail_for_graph_is_looked_for_and_fails_alone(
+    code: str, message: str, expected: list[RecipientStatus]
+) -> None:
+    refused = Refused(Stage.GRAPH, Reply.of(400, [f"{code}: {message}"]))
+    assert statuses(judged(refused)) == expected
+    assert judged(refused).split is not None
+    assert judged(refused, (OMAR,)).outcomes[OMAR].status is F

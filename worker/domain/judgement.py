@@ -78,7 +78,7 @@ def judge(
         case Refused(stage=stage, reply=reply, refused=refused):
             found = _detailed(_turned_away(verdicts.of_refusal(rows, submission), stage), _hidden(reply))
             left = [rcpt for rcpt in tried if rcpt not in refused]
-            rest = _spoiled(found, reply, left) if found.action is Action.SPLIT else _all(left, found, reply)
+            rest = _spoiled(found, reply, left, stage) if found.action is Action.SPLIT else _all(left, found, reply)
             judgement = _with_refused(rest, refused, rows, found if rest else None)
             unknown = () if found.known or not rest else ((stage, reply),)
             return replace(judgement, unknown=(*unknown, *judgement.unknown))
@@ -96,10 +96,13 @@ def _all(tried: Sequence[AddrSpec], found: Verdict, reply: Reply | None) -> dict
     return {rcpt: _outcome(found, reply) for rcpt in tried}
 
 
-def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec]) -> dict[AddrSpec, Outcome]:
-    """The reply may name whom it is about; who is refused by name, or alone, has failed. A 4yz fails nobody."""
+def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec], stage: Stage) -> dict[AddrSpec, Outcome]:
+    """The reply may name whom it is about; who is refused by name, or alone, has failed.
+
+    A 4yz of SMTP fails nobody; a 4xx of HTTP is no promise that the same request may succeed later.
+    """
     open_still = dict.fromkeys(tried, Outcome(RecipientStatus.DEFERRED, reply, found.kind))
-    if reply.temporary:
+    if reply.temporary and stage is not Stage.GRAPH:
         return open_still
     guilty = tried if len(tried) == 1 else _named(reply, tried) if found.scope is Scope.RECIPIENT else ()
     return {**open_still, **dict.fromkeys(guilty, Outcome(RecipientStatus.FAILED, reply, found.kind))}
@@ -141,7 +144,7 @@ def _with_refused(
     found = {rcpt: verdicts.of_reply(rows, Stage.RCPT, reply) for rcpt, reply in refused.items()}
     alone = len(refused) + len(outcomes) == 1
     each = {
-        rcpt: _spoiled(item, refused[rcpt], [rcpt])[rcpt]
+        rcpt: _spoiled(item, refused[rcpt], [rcpt], Stage.RCPT)[rcpt]
         if alone and item.action is Action.SPLIT
         else _outcome(item, refused[rcpt])
         for rcpt, item in found.items()
