@@ -16,6 +16,7 @@ from worker.domain.reply import Reply, bounded
 from worker.domain.verdict import Action, Row, Scope, Verdict
 
 _MAX_DETAIL = 300  # characters
+_HTTP = frozenset({Stage.DRAFT, Stage.GRAPH})
 _FIRST_REST = timedelta(minutes=1)
 _SERVER_RESTS = timedelta(seconds=30)
 
@@ -102,7 +103,7 @@ def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec], stage: Sta
     A 4yz of SMTP fails nobody; a 4xx of HTTP is no promise that the same request may succeed later.
     """
     open_still = dict.fromkeys(tried, Outcome(RecipientStatus.DEFERRED, reply, found.kind))
-    if reply.temporary and stage is not Stage.GRAPH:
+    if reply.temporary and stage not in _HTTP:
         return open_still
     guilty = tried if len(tried) == 1 else _named(reply, tried) if found.scope is Scope.RECIPIENT else ()
     return {**open_still, **dict.fromkeys(guilty, Outcome(RecipientStatus.FAILED, reply, found.kind))}

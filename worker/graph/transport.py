@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import cast
 
@@ -42,7 +43,7 @@ class GraphTransport:
 
     202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite.
     Every other end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and
-    to send it.
+    to send it. Of a large mail that is the end of the last request; until then it is a draft, which goes nowhere.
     """
 
     def __init__(self, tokens: Tokens, timeouts: Timeouts | None = None, permits: Permits | None = None) -> None:
@@ -76,7 +77,7 @@ class GraphTransport:
             try:
                 return _meaning(await self._sent(self.talk(mailbox), content, mark))
             except Declined as no:
-                return no.answer.refused
+                return replace(no.answer.refused, stage=Stage.DRAFT)
             except Ended as ended:
                 return ended.outcome
 

@@ -1,0 +1,73 @@
+"""What goes wrong on the way to a complete draft: nothing has been sent by then, and nothing is in doubt."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.notification import OnDoubt
+from tests.adapters.graph.drafts import MIB, Drafts, Said, graph_with_drafts, sent
+from tests.factories import JANA
+from worker.domain.delivery import Accepted, Broken, Refused, Stage
+from worker.domain.judgement import Judgement, judge
+from worker.domain.verdict import Action, catalogue
+from worker.emulator.authority import Certificates
+
+FILE = bytes(range(256)) * 4 * 4096  # 4 MiB: an upload of two pieces
+FILES = [FILE, b"m" * 2 * MIB, b"n" * 2 * MIB]  # the last one may stay in the draft
+
+
+async def meaning(graph: Drafts, *files: bytes) -> Judgement:
+    """What came of a mail that was not sent."""
+    outcome = await sent(graph, *files)
+    assert isinstance(outcome, Refused | Broken)
+    return judge(outcome, [JANA], catalogue(), OnDoubt.HOLD)
+
+
+async def test_server_of_these_tests_takes_a_mail_and_all_its_files(certificates: Certificates) -> None:
+    async with graph_with_drafts(certificates) as graph:
+        assert isinstance(await sent(graph, *FILES), Accepted)
+    assert graph.asked == ["draft", "session", "put", "put", "attach", "send"]
+    assert (graph.sent[0] == FILES[:2], graph.drafts, graph.marks) == (True, {}, 1)
+
+
+@pytest.mark.parametrize("request_", ["draft", "attach", "session", "put"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        Said.error(500, "UnknownError"),
+        Said.error(500, "ErrorInternalServerError"),
+        Said.error(502, "BadGateway"),
+        Said.error(503, "ErrorServerBusy"),
+        Said.error(504, "UnknownError"),
+        Said.error(507, "UnknownError"),
+        Said.error(429, "UnknownError"),
+        Said.error(408, "ErrorTimeoutExpired"),
+        Said(599),
+    ],
+    ids=lambda said: f"{said.status}-{said.content['error']['code']}" if said.content else str(said.status),
+)
+async def test_trouble_before_send_is_tried_again_and_never_a_doubt(
+    certificates: Certificates, request_: str, said: Said
+) -> None:
+    async with graph_with_drafts(certificates, instead={request_: [said] * 9}) as graph:
+        found = await meaning(graph, *FILES)
+    assert found.verdict is not None
+    assert found.verdict.action in (Action.RETRY, Action.PAUSE), found.verdict
+    assert found.verdict.known
+    assert "may or may not" not in found.verdict.explanation
+    assert (graph.marks, graph.sent, graph.drafts) == (0, [], {})
+
+
+async def test_wait_that_is_asked_for_before_send_is_granted(certificates: Certificates) -> None:
+    busy = Said.error(503, "ErrorServerBusy", Retry_After="7")
+    async with graph_with_drafts(certificates, instead={"draft": [busy]}) as graph:
+        found = await meaning(graph, FILE)
+    assert found.pause is not None
+    assert (found.pause.action, found.pause.pause.total_seconds()) == (Action.PAUSE, 7)
+
+
+async def test_trouble_with_send_itself_is_a_doubt_still(certificates: Certificates) -> None:
+    async with graph_with_drafts(certificates, instead={"send": [Said.error(500, "UnknownError")]}) as graph:
+        outcome = await sent(graph, FILE)
+    assert isinstance(outcome, Broken)
+    assert (outcome.stage, graph.marks) == (Stage.DOT, 1)
