@@ -123,6 +123,14 @@ class Conversation:
         headers = {"Content-Type": "application/octet-stream", "Content-Range": span}
         return await self._exchange("PUT", url, headers, body, None)
 
+    async def look(self, url: str) -> Answer:
+        """Ask the same address how far the upload has come.
+
+        Raises:
+            Ended: there was no answer.
+        """
+        return await self._exchange("GET", url, {}, b"", None)
+
     async def _token(self, rejected: Token | None) -> Token:
         token = await self.tokens.token(self.mailbox, self.endpoint.credentials, rejected=rejected)
         if not isinstance(token, Token):

@@ -30,7 +30,8 @@ from worker.domain.mailbox import GraphEndpoint, Mailbox
 from worker.domain.message import OutgoingMessage
 from worker.graph.answer import Answer
 from worker.graph.conversation import Conversation, Ended, Mark, Timeouts, client
-from worker.graph.large import Declined, send_in_parts
+from worker.graph.large import send_in_parts
+from worker.graph.upload import Declined
 from worker.permits import Places, permitted
 from worker.ports import HandingOver, Permits, Tokens
 

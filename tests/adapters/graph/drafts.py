@@ -85,6 +85,7 @@ class Drafts:
     Attributes:
         instead: said in place of its own answer to the next request of a kind, one after the other.
         keeps: most octets that it keeps of a piece.
+        form: of what it says is expected next.
         asked: kinds of all requests.
         sent: files of the drafts that were sent.
         marks: how often the ledger was asked.
@@ -93,6 +94,7 @@ class Drafts:
     ca_file: str
     port: int = 0
     keeps: int = 4 * MIB
+    form: str = "{}"
     instead: dict[str, list[Said]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     drafts: dict[str, Draft] = field(default_factory=dict)
@@ -139,7 +141,7 @@ class Drafts:
             case "put":
                 return self._piece(self._uploads[place[-1]], span, body)
             case "look":
-                return Said(200, {"nextExpectedRanges": [str(len(self._uploads[place[-1]].got))]})
+                return Said(200, {"nextExpectedRanges": [self.form.format(len(self._uploads[place[-1]].got))]})
             case "find":
                 wanted = parse_qs(url.query)["$filter"][0].removeprefix("internetMessageId eq ").strip("'")
                 there = [name for name, draft in self.drafts.items() if draft.message_id == wanted]
@@ -156,7 +158,7 @@ class Drafts:
             return Said.error(416, "ErrorInvalidRange")
         upload.got += body[: self.keeps]
         if len(upload.got) < upload.size:
-            return Said(200, {"nextExpectedRanges": [str(len(upload.got))]})
+            return Said(200, {"nextExpectedRanges": [self.form.format(len(upload.got))]})
         upload.draft.files.append(bytes(upload.got))
         return Said(201)
 

@@ -71,3 +71,43 @@ async def test_trouble_with_send_itself_is_a_doubt_still(certificates: Certifica
         outcome = await sent(graph, FILE)
     assert isinstance(outcome, Broken)
     assert (outcome.stage, graph.marks) == (Stage.DOT, 1)
+
+
+@pytest.mark.parametrize("form", ["{}", "{}-", "{}-99999999"])
+@pytest.mark.parametrize("keeps", [MIB, 100_000])
+async def test_upload_goes_on_where_the_server_expects_it(certificates: Certificates, keeps: int, form: str) -> None:
+    async with graph_with_drafts(certificates, keeps=keeps, form=form) as graph:
+        assert isinstance(await sent(graph, FILE), Accepted)
+    assert graph.sent == [[FILE]]
+    assert graph.asked.count("put") == -(-len(FILE) // keeps)
+
+
+@pytest.mark.parametrize("status", [416, 500, 503, 504])
+async def test_upload_goes_on_after_a_piece_that_failed(certificates: Certificates, status: int) -> None:
+    trouble = Said.error(status, "UnknownError")
+    async with graph_with_drafts(certificates, instead={"put": [trouble, trouble]}) as graph:
+        assert isinstance(await sent(graph, FILE), Accepted)
+    assert graph.asked == ["draft", "session", "put", "look", "put", "look", "put", "put", "send"]
+    assert graph.sent == [[FILE]]
+
+
+@pytest.mark.parametrize(
+    ("answers", "pieces"),
+    [
+        pytest.param({"put": [Said.error(416, "ErrorInvalidRange")] * 9}, 3, id="416"),
+        pytest.param({"put": [Said.error(500, "UnknownError")] * 9}, 3, id="500"),
+        pytest.param({"put": [Said(200, {"nextExpectedRanges": ["0"]})] * 9}, 3, id="keeps-nothing"),
+        pytest.param({"put": [Said(200, {"nextExpectedRanges": ["9999999"]})]}, 1, id="wants-what-it-was-not-given"),
+        pytest.param({"put": [Said.error(404, "itemNotFound")]}, 1, id="session-gone"),
+        pytest.param({"put": [Said(401)]}, 1, id="address-has-ended"),
+        pytest.param({"put": [Said(500)], "look": [Said(405)]}, 1, id="does-not-say"),
+    ],
+)
+async def test_upload_that_comes_to_no_end_is_begun_anew_another_time(
+    certificates: Certificates, answers: dict[str, list[Said]], pieces: int
+) -> None:
+    async with graph_with_drafts(certificates, instead=answers) as graph:
+        found = await meaning(graph, FILE)
+    assert found.verdict is not None
+    assert (found.verdict.action, found.pause) == (Action.RETRY, None)
+    assert (graph.asked.count("put"), graph.marks, graph.drafts) == (pieces, 0, {})
