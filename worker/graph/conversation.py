@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import httpx2
@@ -92,7 +92,7 @@ class Conversation:
         content_type: str = "application/json",
         mark: Mark | None = None,
     ) -> Answer:
-        """Make a request; a token from the cache that is refused is replaced by a new one once.
+        """Make a request; a token from the cache, or one that was good before, is replaced once if it is refused.
 
         Args:
             method: of HTTP.
@@ -110,7 +110,7 @@ class Conversation:
         if answer.status == _UNAUTHORIZED and not token.fresh:
             token = await self._token(token)
             answer = await self._exchange(method, url, self._headers(token, content_type), body, mark)
-        self.token = token
+        self.token = token if answer.status == _UNAUTHORIZED else replace(token, fresh=False)
         return answer
 
     async def put(self, url: str, body: bytes, start: int, total: int) -> Answer:

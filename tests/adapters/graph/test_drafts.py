@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from contracts.notification import OnDoubt
@@ -11,6 +13,7 @@ from worker.domain.delivery import Accepted, Broken, Refused, Stage
 from worker.domain.judgement import Judgement, judge
 from worker.domain.verdict import Action, catalogue
 from worker.emulator.authority import Certificates
+from worker.ports import Token
 
 FILE = bytes(range(256)) * 4 * 4096  # 4 MiB: an upload of two pieces
 FILES = [FILE, b"m" * 2 * MIB, b"n" * 2 * MIB]  # the last one may stay in the draft
@@ -111,3 +114,36 @@ async def test_upload_that_comes_to_no_end_is_begun_anew_another_time(
     assert found.verdict is not None
     assert (found.verdict.action, found.pause) == (Action.RETRY, None)
     assert (graph.asked.count("put"), graph.marks, graph.drafts) == (pieces, 0, {})
+
+
+@dataclass
+class NewTokens:
+    """Each token is a new one."""
+
+    fetched: int = 0
+
+    async def token(self, *_: object, **__: object) -> Token:
+        self.fetched += 1
+        return Token(f"token-{self.fetched}", fresh=True)
+
+
+NOT_GOOD = Said.error(401, "InvalidAuthenticationToken")
+
+
+async def test_token_that_ends_in_the_middle_of_a_large_mail_is_replaced(certificates: Certificates) -> None:
+    tokens = NewTokens()
+    async with graph_with_drafts(certificates, instead={"send": [NOT_GOOD]}) as graph:
+        assert isinstance(await sent(graph, FILE, tokens=tokens), Accepted)
+    assert (tokens.fetched, graph.marks) == (2, 1)
+
+
+@pytest.mark.parametrize(("request_", "asked", "fetched"), [("draft", 1, 1), ("send", 2, 2)])
+async def test_token_is_replaced_once_and_not_if_it_was_new(
+    certificates: Certificates, request_: str, asked: int, fetched: int
+) -> None:
+    tokens = NewTokens()
+    async with graph_with_drafts(certificates, instead={request_: [NOT_GOOD] * 9}) as graph:
+        outcome = await sent(graph, FILE, tokens=tokens)
+    assert isinstance(outcome, Refused)
+    assert (outcome.reply.code, graph.asked.count(request_), tokens.fetched) == (401, asked, fetched)
+    assert graph.drafts == {}
