@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
@@ -23,11 +23,13 @@ class Answer:
     Attributes:
         headers: names in lower case.
         content: empty if it was no JSON object.
+        at: when it came, by our clock.
     """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     content: Mapping[str, object] = field(default_factory=dict)
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -54,16 +56,17 @@ class Answer:
 
     @property
     def retry_after(self) -> timedelta | None:
-        """What Retry-After asks for, in seconds or as a date (RFC 9110 section 10.2.3); None if it does not."""
+        """What Retry-After asks for, in seconds or as a date (RFC 9110 section 10.2.3); None if it does not.
+
+        A date is the server's, so its own clock counts if it tells what that says.
+        """
         value = self.headers.get("retry-after", "").strip()
         if not value:
             return None
         if value.isdecimal():
-            return _bounded(timedelta(seconds=min(int(value), _LONGEST.total_seconds())))
-        try:
-            return _bounded(parsedate_to_datetime(value) - parsedate_to_datetime(self.headers.get("date", "")))
-        except (ValueError, TypeError):
-            return None
+            return _bounded(timedelta(seconds=min(float(value), _LONGEST.total_seconds())))
+        until = _date(value)
+        return _bounded(until - (_date(self.headers.get("date", "")) or self.at)) if until else None
 
     @property
     def refused(self) -> Refused:
@@ -78,6 +81,14 @@ class Answer:
 
 def _bounded(wait: timedelta) -> timedelta:
     return min(max(wait, _SHORTEST), _LONGEST)
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _phrase(status: int) -> str:

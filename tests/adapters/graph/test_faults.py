@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
@@ -195,11 +196,16 @@ def test_only_what_breaks_before_there_is_a_connection_counts_as_connecting() ->
         ({"retry-after": "0"}, 1),
         ({"retry-after": "99999999999"}, 86400),
         ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT", "date": "Mon, 01 Jun 2026 12:00:00 GMT"}, 90),
-        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT"}, None),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT", "date": "just now"}, 30),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT"}, 30),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 -0000"}, 30),
+        ({"retry-after": "Mon, 01 Jun 2026 12:00:30 GMT"}, 1),
+        ({"retry-after": "9" * 5000}, 86400),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 +99999999999999999999"}, None),
         ({"retry-after": "soon"}, None),
         ({}, None),
     ],
 )
 def test_retry_after_is_read_in_seconds_and_as_a_date(headers: dict[str, str], seconds: int | None) -> None:
-    wait = Answer(429, headers).retry_after
+    wait = Answer(429, headers, at=datetime(2026, 6, 1, 12, 1, tzinfo=UTC)).retry_after
     assert (wait.total_seconds() if wait else None) == seconds
