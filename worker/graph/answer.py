@@ -14,6 +14,7 @@ from worker.domain.reply import Reply
 
 _LONGEST = timedelta(days=1)
 _SHORTEST = timedelta(seconds=1)
+_SENT_ALL_THE_SAME = "applicationthrottled"  # the one 429 that was seen although the mail went out
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,22 @@ class Answer:
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
     @property
+    def definite(self) -> bool:
+        """Whether it is a refusal to send: who says when to come back has turned the request away at the door."""
+        match self.status:
+            case HTTPStatus.SERVICE_UNAVAILABLE:
+                return self.retry_after is not None
+            case HTTPStatus.TOO_MANY_REQUESTS if str(self._error.get("code")).lower() == _SENT_ALL_THE_SAME:
+                return self.retry_after is not None
+            case HTTPStatus.INSUFFICIENT_STORAGE:  # RFC 4918 section 11.5: it could not even be stored
+                return True
+            case status:
+                return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
     def reply(self) -> Reply:
         """In the words of a mail server's reply: status, then `ErrorCode: message [request-id=…]`."""
-        error = self.content.get("error")
-        told: Mapping[str, object] = error if isinstance(error, dict) else {}
+        told = self._error
         said = ": ".join(str(told[name]) for name in ("code", "message") if told.get(name)) or _phrase(self.status)
         request = self.headers.get("request-id", "")
         return Reply.of(self.status, [f"{said} [request-id={request}]" if request else said])
@@ -72,6 +85,11 @@ class Answer:
     def refused(self) -> Refused:
         """As a refusal of the whole mail."""
         return Refused(Stage.GRAPH, self.reply, retry_after=self.retry_after)
+
+    @property
+    def _error(self) -> Mapping[str, object]:
+        error = self.content.get("error")
+        return error if isinstance(error, dict) else {}
 
     def text(self, name: str) -> str:
         """A field of the content; empty if it is no text."""

@@ -38,7 +38,7 @@ async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer
         if not isinstance(error, Ended) or _unsent(error):
             await _discard(talk, draft)
         raise
-    if HTTPStatus.BAD_REQUEST <= sent.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if sent.definite and sent.status < HTTPStatus.INTERNAL_SERVER_ERROR:
         await _discard(talk, draft)
     return sent
 

@@ -42,7 +42,8 @@ _NO_BASE64 = b"!"  # what no mail can be
 class GraphTransport:
     """Submits over Microsoft Graph.
 
-    202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite.
+    202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite; the 429
+    ApplicationThrottled only if it does.
     Every other end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and
     to send it. Of a large mail that is the end of the last request; until then it is a draft, which goes nowhere.
     """
@@ -144,12 +145,8 @@ def _meaning(answer: Answer) -> Accepted | Refused | Broken:
     match answer.status:
         case HTTPStatus.ACCEPTED:
             return Accepted(answer.reply)
-        case HTTPStatus.SERVICE_UNAVAILABLE if answer.retry_after is not None:
-            return answer.refused
-        case HTTPStatus.INSUFFICIENT_STORAGE:  # RFC 4918 section 11.5: it could not even be stored
-            return answer.refused
-        case status if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        case _ if answer.definite:
             return answer.refused
         case status:
-            fault = Fault.SERVER_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Fault.GARBLED
+            fault = Fault.SERVER_ERROR if status >= HTTPStatus.BAD_REQUEST else Fault.GARBLED
             return Broken(Stage.DOT, fault, str(answer.reply))

@@ -69,11 +69,14 @@ async def test_wait_that_is_asked_for_before_send_is_granted(certificates: Certi
     assert (found.pause.action, found.pause.pause.total_seconds()) == (Action.PAUSE, 7)
 
 
-async def test_trouble_with_send_itself_is_a_doubt_still(certificates: Certificates) -> None:
-    async with graph_with_drafts(certificates, instead={"send": [Said.error(500, "UnknownError")]}) as graph:
+@pytest.mark.parametrize("said", [Said.error(500, "UnknownError"), Said.error(429, "ApplicationThrottled")])
+async def test_trouble_with_send_itself_is_a_doubt_and_its_draft_stays_to_be_seen(
+    certificates: Certificates, said: Said
+) -> None:
+    async with graph_with_drafts(certificates, instead={"send": [said]}) as graph:
         outcome = await sent(graph, FILE)
     assert isinstance(outcome, Broken)
-    assert (outcome.stage, graph.marks) == (Stage.DOT, 1)
+    assert (outcome.stage, graph.marks, len(graph.drafts)) == (Stage.DOT, 1, 1)
 
 
 @pytest.mark.parametrize("form", ["{}", "{}-", "{}-99999999"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -90,6 +91,13 @@ def says(response: bytes) -> Serve:
     return serve
 
 
+def throttled(code: str, *headers: str) -> Serve:
+    """Answers 429 with Graph's error."""
+    body = json.dumps({"error": {"code": code, "message": "Application is over its MailboxConcurrency limit."}})
+    head = ["HTTP/1.1 429 Too Many Requests", f"Content-Length: {len(body)}", *headers, "", body]
+    return says("\r\n".join(head).encode())
+
+
 async def hangs_up_at_once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
@@ -114,6 +122,7 @@ async def never_answers(reader: asyncio.StreamReader, _writer: asyncio.StreamWri
         pytest.param(says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"), Fault.GARBLED, id="200-is-no-202"),
         pytest.param(says(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"), Fault.GARBLED, id="302"),
         pytest.param(says(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), Fault.SERVER_ERROR, id="502"),
+        pytest.param(throttled("ApplicationThrottled"), Fault.SERVER_ERROR, id="429-that-does-not-say-for-how-long"),
     ],
 )
 async def test_what_ends_after_the_body_is_in_doubt(certificates: Certificates, serve: Serve, fault: Fault) -> None:
@@ -143,6 +152,20 @@ async def test_refusal_without_graphs_json_is_told_by_its_status(certificates: C
         outcome = await Post().to(port, str(certificates.ca_file))
     assert isinstance(outcome, Refused)
     assert str(outcome.reply) == "403 Forbidden"
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        pytest.param(throttled("ApplicationThrottled", "Retry-After: 1"), id="says-for-how-long"),
+        pytest.param(throttled("TooManyRequests"), id="another-code"),
+    ],
+)
+async def test_request_that_was_turned_away_at_the_door_was_not_sent(certificates: Certificates, serve: Serve) -> None:
+    async with serving(serve, certificates.server_context()) as port:
+        outcome = await Post().to(port, str(certificates.ca_file))
+    assert isinstance(outcome, Refused)
+    assert (outcome.stage, outcome.reply.code) == (Stage.GRAPH, 429)
 
 
 async def test_server_that_hangs_up_in_the_handshake_has_got_nothing(certificates: Certificates) -> None:
