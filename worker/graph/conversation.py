@@ -8,7 +8,7 @@ import ssl
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx2
 
@@ -112,6 +112,23 @@ class Conversation:
             answer = await self._exchange(method, url, self._headers(token, content_type), body, mark)
         self.token = token if answer.status == _UNAUTHORIZED else replace(token, fresh=False)
         return answer
+
+    async def search(self, folder: str, message_id: str) -> tuple[str, ...] | None:
+        """Ids of the mails in a folder that have this Message-ID; a few of them are all.
+
+        Returns:
+            None if the folder may not be read.
+
+        Raises:
+            Ended: there was no answer.
+        """
+        quoted = message_id.replace("'", "''")
+        query = urlencode({"$filter": f"internetMessageId eq '{quoted}'", "$select": "id", "$top": "10"})
+        answer = await self.ask("GET", f"/mailFolders/{folder}/messages?{query}")
+        found = answer.content.get("value")
+        if not (answer.good and isinstance(found, list)):
+            return None
+        return tuple(str(each["id"]) for each in found if isinstance(each, dict) and "id" in each)
 
     async def put(self, url: str, body: bytes, start: int, total: int) -> Answer:
         """Upload a piece of a file to an address that needs no token and must not see ours.

@@ -16,8 +16,11 @@ from worker.graph.upload import Declined, upload
 _BY_SESSION = 3 * 1024 * 1024  # octets from which a file needs an upload session
 
 
-async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer:
+async def send_in_parts(talk: Conversation, mail: Divided, message_id: str, mark: Mark) -> Answer:
     """Make the draft and send it; a draft that is not sent is removed again, as far as that can be done.
+
+    One whose fate is in doubt stays: while it lies in Drafts it was not sent. Only the next attempt removes it, and so
+    what a worker left behind that died.
 
     Returns:
         The answer to `send`.
@@ -26,6 +29,8 @@ async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer
         Declined: a step before it was refused.
         Ended: there was no answer.
     """
+    for left in await talk.search("drafts", message_id) or ():
+        await _discard(talk, left)
     answer = _good(await talk.ask("POST", "/messages", base64.b64encode(mail.rest), "text/plain"))
     draft = answer.text("id")
     if not draft:

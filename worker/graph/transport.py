@@ -77,7 +77,7 @@ class GraphTransport:
             content = self_addressed(envelope, message)
             mark = Mark(handing_over)
             try:
-                return _meaning(await self._sent(self.talk(mailbox), content, mark))
+                return _meaning(await self._sent(self.talk(mailbox), content, message.message_id, mark))
             except Declined as no:
                 return replace(no.answer.refused, stage=Stage.DRAFT)
             except Ended as ended:
@@ -109,13 +109,13 @@ class GraphTransport:
             await http.aclose()
         self._clients.clear()
 
-    async def _sent(self, talk: Conversation, content: bytes, mark: Mark) -> Answer:
+    async def _sent(self, talk: Conversation, content: bytes, message_id: str, mark: Mark) -> Answer:
         if len(content) <= WHOLE:
             return await talk.ask("POST", "/sendMail", base64.b64encode(content), "text/plain", mark)
         divided = await asyncio.to_thread(divide, content, WHOLE)
         if not isinstance(divided, Divided):
             raise Ended(Broken(Stage.GRAPH, Fault.TOO_LARGE, "the mail without its files is above 3 MB, Graph's limit"))
-        return await send_in_parts(talk, divided, mark)
+        return await send_in_parts(talk, divided, message_id, mark)
 
     @asynccontextmanager
     async def _permitted(self, mailbox: Mailbox, *, free: bool, urgent: bool) -> AsyncIterator[bool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from contracts.notification import OnDoubt
-from tests.adapters.graph.drafts import MIB, Drafts, Said, graph_with_drafts, sent
+from tests.adapters.graph.drafts import MIB, Draft, Drafts, Said, graph_with_drafts, sent
 from tests.factories import JANA
 from worker.domain.delivery import Accepted, Broken, Refused, Stage
 from worker.domain.judgement import Judgement, judge
@@ -29,7 +29,7 @@ async def meaning(graph: Drafts, *files: bytes) -> Judgement:
 async def test_server_of_these_tests_takes_a_mail_and_all_its_files(certificates: Certificates) -> None:
     async with graph_with_drafts(certificates) as graph:
         assert isinstance(await sent(graph, *FILES), Accepted)
-    assert graph.asked == ["draft", "session", "put", "put", "attach", "send"]
+    assert graph.asked == ["find", "draft", "session", "put", "put", "attach", "send"]
     assert (graph.sent[0] == FILES[:2], graph.drafts, graph.marks) == (True, {}, 1)
 
 
@@ -93,7 +93,7 @@ async def test_upload_goes_on_after_a_piece_that_failed(certificates: Certificat
     trouble = Said.error(status, "UnknownError")
     async with graph_with_drafts(certificates, instead={"put": [trouble, trouble]}) as graph:
         assert isinstance(await sent(graph, FILE), Accepted)
-    assert graph.asked == ["draft", "session", "put", "look", "put", "look", "put", "put", "send"]
+    assert graph.asked == ["find", "draft", "session", "put", "look", "put", "look", "put", "put", "send"]
     assert graph.sent == [[FILE]]
 
 
@@ -140,13 +140,32 @@ async def test_token_that_ends_in_the_middle_of_a_large_mail_is_replaced(certifi
     assert (tokens.fetched, graph.marks) == (2, 1)
 
 
-@pytest.mark.parametrize(("request_", "asked", "fetched"), [("draft", 1, 1), ("send", 2, 2)])
+@pytest.mark.parametrize(("requests", "asked", "fetched"), [(["find", "draft"], 1, 1), (["send"], 2, 2)])
 async def test_token_is_replaced_once_and_not_if_it_was_new(
-    certificates: Certificates, request_: str, asked: int, fetched: int
+    certificates: Certificates, requests: list[str], asked: int, fetched: int
 ) -> None:
     tokens = NewTokens()
-    async with graph_with_drafts(certificates, instead={request_: [NOT_GOOD] * 9}) as graph:
+    async with graph_with_drafts(certificates, instead={each: [NOT_GOOD] * 9 for each in requests}) as graph:
         outcome = await sent(graph, FILE, tokens=tokens)
     assert isinstance(outcome, Refused)
-    assert (outcome.reply.code, graph.asked.count(request_), tokens.fetched) == (401, asked, fetched)
+    assert (outcome.reply.code, graph.asked.count(requests[-1]), tokens.fetched) == (401, asked, fetched)
     assert graph.drafts == {}
+
+
+async def test_draft_that_an_earlier_attempt_left_behind_is_removed_by_the_next_one(certificates: Certificates) -> None:
+    async with graph_with_drafts(certificates, instead={"send": [Said.error(504, "UnknownError")]}) as graph:
+        await sent(graph, FILE)
+        (left,) = graph.drafts.values()
+        graph.drafts["another"] = Draft(left.mime.replace(b"Message-ID: <", b"Message-ID: <another-"))
+        assert isinstance(await sent(graph, FILE), Accepted)
+    assert list(graph.drafts) == ["another"]
+    assert graph.sent == [[FILE]]
+
+
+@pytest.mark.parametrize("said", [Said.error(403, "ErrorAccessDenied"), Said.error(500, "UnknownError"), Said(200)])
+async def test_drafts_that_cannot_be_looked_through_keep_no_mail_from_being_sent(
+    certificates: Certificates, said: Said
+) -> None:
+    async with graph_with_drafts(certificates, instead={"find": [said]}) as graph:
+        assert isinstance(await sent(graph, FILE), Accepted)
+    assert graph.sent == [[FILE]]
