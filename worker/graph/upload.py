@@ -12,6 +12,12 @@ from worker.graph.conversation import Conversation, Ended
 _PIECE = 10 * 320 * 1024  # octets of one PUT, below the 4 MB that are allowed
 _PROGRESS = 64 * 1024  # octets of a piece; who keeps less of it comes to no end
 _RESUMED = 2  # how often it goes on after a piece that was not kept
+_ADDRESS_ENDED = {  # of the upload, which needs no token and no permission: no fault of the mailbox
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.GONE,
+}
 _START = re.compile(r"\d+")
 
 
@@ -52,7 +58,7 @@ async def _expected(talk: Conversation, url: str, answer: Answer, end: int) -> i
             start = _start(await talk.look(url))
         case status if status >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.retry_after is None:
             start = _start(await talk.look(url))
-        case HTTPStatus.UNAUTHORIZED | HTTPStatus.NOT_FOUND | HTTPStatus.GONE:  # of the upload, not of the mailbox
+        case status if status in _ADDRESS_ENDED:
             start = None
         case _:
             raise Declined(answer)

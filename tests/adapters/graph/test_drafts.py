@@ -106,6 +106,7 @@ async def test_upload_goes_on_after_a_piece_that_failed(certificates: Certificat
         pytest.param({"put": [Said(200, {"nextExpectedRanges": ["9999999"]})]}, 1, id="wants-what-it-was-not-given"),
         pytest.param({"put": [Said.error(404, "itemNotFound")]}, 1, id="session-gone"),
         pytest.param({"put": [Said(401)]}, 1, id="address-has-ended"),
+        pytest.param({"put": [Said(403)]}, 1, id="address-is-for-nobody"),
         pytest.param({"put": [Said(500)], "look": [Said(405)]}, 1, id="does-not-say"),
     ],
 )
