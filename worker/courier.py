@@ -463,10 +463,11 @@ class Courier:
         used, submission = first, await self._by(first, case, sent, envelope, message, handover)
         throttled: Verdict | None = None
         for way in further:
-            trouble = None if handover.begun else closed(submission, self.rows)
+            trouble = closed(submission, self.rows, handed=handover.begun)
             if trouble is None:
                 break
             throttled = trouble if trouble.throttle else throttled
+            handover.given_back()
             until = self.resting.rest(used, trouble, self.clock())
             self.observe(ChannelRested(mailbox.name, used.transport, trouble.kind, trouble.explanation, until))
             other = await self._by(way, case, sent, envelope, message, handover)
@@ -589,6 +590,10 @@ class _Handover:
     def of(self, progress: Progress, handed: frozenset[AddrSpec]) -> None:
         """What the mark is to say: whose part is handed over, if not everybody's."""
         self._claimed = replace(self._claimed, progress=replace(progress, handed=handed))
+
+    def given_back(self) -> None:
+        """Nothing was taken, so another channel begins anew. The mark stays: that one asks for it again."""
+        self.begun = False
 
     async def __call__(self) -> bool:
         try:

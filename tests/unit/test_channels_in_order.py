@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -13,7 +13,7 @@ from tests.factories import directory, mailbox
 from tests.fakes import FakeTransport
 from tests.unit.test_courier import House, only, when
 from worker.domain.delivery import Accepted, Broken, Busy, Fault, Refused, Stage, Submission, TokenRefused
-from worker.domain.mailbox import GraphEndpoint, OAuth, Secret, SmtpEndpoint
+from worker.domain.mailbox import GraphEndpoint, Mailbox, OAuth, Secret, SmtpEndpoint
 from worker.domain.reply import Reply
 from worker.events import ChannelRested
 
@@ -33,10 +33,13 @@ class TwoWays(House):
     graph: FakeTransport = field(default_factory=FakeTransport)
 
     def __post_init__(self) -> None:
-        self.known = directory(mailbox("platform", further=(GRAPH,)), default="platform")
+        self.known = directory(self.box(), default="platform")
         super().__post_init__()
         self.graph.journal = self.journal
         object.__setattr__(self.courier, "transports", {SmtpEndpoint: self.transport, GraphEndpoint: self.graph})
+
+    def box(self) -> Mailbox:
+        return mailbox("platform", further=(GRAPH,))
 
     async def result(self, **fields: object) -> Result:
         return only(await self.deliver(**fields))  # type: ignore[arg-type]
@@ -150,3 +153,78 @@ async def test_server_that_wants_less_gets_less_though_the_mail_went_by_another_
     (said,) = house.gate.said
     assert said is not None
     assert said.throttle
+
+
+@dataclass
+class GraphFirst(TwoWays):
+    """The same mailbox the other way round."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels = {SmtpEndpoint: self.graph, GraphEndpoint: self.transport}
+        object.__setattr__(self.courier, "transports", channels)
+
+    def box(self) -> Mailbox:
+        both = super().box()
+        return replace(both, endpoint=GRAPH, further=(both.endpoint,))
+
+
+def of_graph(said: str, stage: Stage = Stage.GRAPH) -> Refused:
+    reply = Reply.parse(said)
+    return Refused(stage, reply, retry_after=timedelta(seconds=40) if reply.code == 429 else None)
+
+
+NOT_LET_IN = [
+    pytest.param("401 InvalidAuthenticationToken: Invalid audience.", 15 * 60, id="token"),
+    pytest.param("403 ErrorAccessDenied: Access to OData is disabled.", 15 * 60, id="permission"),
+    pytest.param("403 Forbidden", 15 * 60, id="proxy"),
+    pytest.param("429 TooManyRequests: Too many requests.", 60, id="throttled"),
+]
+"""What Graph says to a whole mail without having looked at it, and for how many seconds it is left alone then."""
+
+
+@pytest.mark.parametrize("stage", [Stage.DRAFT, Stage.GRAPH])
+@pytest.mark.parametrize(("said", "rests"), NOT_LET_IN)
+async def test_mail_goes_by_smtp_when_graph_lets_nobody_in(said: str, rests: int, stage: Stage) -> None:
+    house = GraphFirst()
+    house.answers(of_graph(said, stage))
+    result = await house.result()
+    assert (result.status, transport(result)) == (DeliveryStatus.ACCEPTED, "smtp")
+    assert house.journal == ["claim", "submit", "handing over", "dot", "submit", "handing over", "dot", "settle"]
+    (rested,) = house.events.of(ChannelRested)
+    assert isinstance(rested, ChannelRested)
+    assert (rested.transport, rested.until) == ("graph", house.clock.now + timedelta(seconds=rests))
+
+
+async def test_token_that_cannot_be_replaced_leaves_the_mail_to_smtp() -> None:
+    house = GraphFirst()
+    house.answers(TokenRefused("invalid_client", "the secret has expired"))
+    result = await house.result()
+    assert (result.status, transport(result)) == (DeliveryStatus.ACCEPTED, "smtp")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(of_graph("403 ErrorSendAsDenied: Not as this sender."), id="sender"),
+        pytest.param(of_graph("403 ErrorMessageSubmissionBlocked: Suspended."), id="suspended"),
+        pytest.param(of_graph("400 ErrorInvalidRecipients: Not valid."), id="recipient"),
+        pytest.param(of_graph("429 ErrorSubmissionQuotaExceeded: Too many today."), id="day"),
+        pytest.param(of_graph("429 UnknownError: Who knows."), id="doubtful"),
+        pytest.param(of_graph("404 ErrorItemNotFound: No such draft."), id="draft"),
+        pytest.param(Broken(Stage.DOT, Fault.SERVER_ERROR, "504"), id="unanswered"),
+        pytest.param(Broken(Stage.CONNECT, Fault.INTERNAL, "our bug"), id="bug"),
+    ],
+)
+async def test_smtp_is_not_tried_for_what_is_no_matter_of_graphs_own(answer: Submission) -> None:
+    house = GraphFirst()
+    house.answers(answer)
+    await house.deliver()
+    assert house.graph.sent == []
+
+
+async def test_mail_that_graph_gave_back_is_not_in_doubt_when_smtp_fails_before_it() -> None:
+    house = GraphFirst()
+    house.answers(of_graph("403 ErrorAccessDenied: Access is denied."))
+    house.graph.bug_before = RuntimeError("our bug")
+    assert (await house.result()).status is DeliveryStatus.FAILED

@@ -267,3 +267,20 @@ def test_whom_nobody_knows_of_counts_against_the_day() -> None:
     for on_doubt in OnDoubt:
         found = judge(broken, (JANA, OMAR), catalogue(), on_doubt)
         assert (found.accepted, found.counted) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        pytest.param("ErrorInvalidRecipients", "At least one recipient isn't valid.", [D, D, D], id="nobody-named"),
+        pytest.param("ErrorInvalidRecipients", f"Not valid: {OMAR}.", [D, F, D], id="named"),
+        pytest.param("ErrorTooManyRecipients", "Too many recipients.", [D, D, D], id="too-many"),
+    ],
+)
+def test_who_spoils_a_mail_for_graph_is_looked_for_and_fails_alone(
+    code: str, message: str, expected: list[RecipientStatus]
+) -> None:
+    refused = Refused(Stage.GRAPH, Reply.of(400, [f"{code}: {message}"]))
+    assert statuses(judged(refused)) == expected
+    assert judged(refused).split is not None
+    assert judged(refused, (OMAR,)).outcomes[OMAR].status is F

@@ -13,7 +13,10 @@ from worker.domain.reply import Reply
 
 
 class Stage(StrEnum):
-    """How far an attempt had come. After DOT or GRAPH the server may have taken the mail even if it never said so."""
+    """How far an attempt had come. After DOT or GRAPH the server may have taken the mail even if it never said so.
+
+    At DRAFT Graph has not been asked to send anything yet.
+    """
 
     CONNECT = "connect"
     TOKEN = "token"  # noqa: S105 - a stage, not a secret
@@ -23,6 +26,7 @@ class Stage(StrEnum):
     DATA = "data"
     DOT = "dot"
     FILE = "file"
+    DRAFT = "draft"
     GRAPH = "graph"
 
 

@@ -16,6 +16,7 @@ from worker.domain.reply import Reply, bounded
 from worker.domain.verdict import Action, Row, Scope, Verdict
 
 _MAX_DETAIL = 300  # characters
+_HTTP = frozenset({Stage.DRAFT, Stage.GRAPH})
 _FIRST_REST = timedelta(minutes=1)
 _SERVER_RESTS = timedelta(seconds=30)
 _LOGIN_RESTS = timedelta(minutes=15)  # when even a new token was refused
@@ -86,7 +87,7 @@ def judge(
         case Refused(stage=stage, reply=reply, refused=refused):
             found = _detailed(_resting(verdicts.of_refusal(rows, submission), stage), _hidden(reply))
             left = [rcpt for rcpt in tried if rcpt not in refused]
-            rest = _spoiled(found, reply, left) if found.action is Action.SPLIT else _all(left, found, reply)
+            rest = _spoiled(found, reply, left, stage) if found.action is Action.SPLIT else _all(left, found, reply)
             judgement = _with_refused(rest, refused, rows, found if rest else None)
             unknown = () if found.known or not rest else ((stage, reply),)
             return replace(judgement, unknown=(*unknown, *judgement.unknown))
@@ -106,10 +107,13 @@ def _all(tried: Sequence[AddrSpec], found: Verdict, reply: Reply | None) -> dict
     return {rcpt: _outcome(found, reply) for rcpt in tried}
 
 
-def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec]) -> dict[AddrSpec, Outcome]:
-    """The reply may name whom it is about; who is refused by name, or alone, has failed. A 4yz fails nobody."""
+def _spoiled(found: Verdict, reply: Reply, tried: Sequence[AddrSpec], stage: Stage) -> dict[AddrSpec, Outcome]:
+    """The reply may name whom it is about; who is refused by name, or alone, has failed.
+
+    A 4yz of SMTP fails nobody; a 4xx of HTTP is no promise that the same request may succeed later.
+    """
     open_still = dict.fromkeys(tried, Outcome(RecipientStatus.DEFERRED, reply, found.kind))
-    if reply.temporary:
+    if reply.temporary and stage not in _HTTP:
         return open_still
     guilty = tried if len(tried) == 1 else _named(reply, tried) if found.scope is Scope.RECIPIENT else ()
     return {**open_still, **dict.fromkeys(guilty, Outcome(RecipientStatus.FAILED, reply, found.kind))}
@@ -161,7 +165,7 @@ def _with_refused(
     found = {rcpt: verdicts.of_reply(rows, Stage.RCPT, reply) for rcpt, reply in refused.items()}
     alone = len(refused) + len(outcomes) == 1
     each = {
-        rcpt: _spoiled(item, refused[rcpt], [rcpt])[rcpt]
+        rcpt: _spoiled(item, refused[rcpt], [rcpt], Stage.RCPT)[rcpt]
         if alone and item.action is Action.SPLIT
         else _outcome(item, refused[rcpt])
         for rcpt, item in found.items()

@@ -216,11 +216,13 @@ def essence(reply: Reply) -> Reply:
 
 def of_refusal(rows: Sequence[Row], refused: Refused) -> Verdict:
     """What a refused command means for the message as a whole; a wait that the server asked for is granted."""
-    if refused.stage is Stage.GRAPH:
-        code, _, message = refused.reply.text.partition(": ")
-        found = of_graph(rows, refused.reply.code, (code,), message)
-    else:
-        found = of_reply(rows, refused.stage, refused.reply, refused.mechanism)
+    match refused.stage:
+        case Stage.GRAPH:
+            found = _by_graph(rows, refused.reply)
+        case Stage.DRAFT:
+            found = _before_it_was_sent(rows, refused.reply)
+        case _:
+            found = of_reply(rows, refused.stage, refused.reply, refused.mechanism)
     if refused.retry_after is None or found.action not in (Action.RETRY, Action.PAUSE):
         return found
     return replace(found, action=Action.PAUSE, pause=refused.retry_after)
@@ -343,6 +345,19 @@ def row(entry: Mapping[str, object], places: Mapping[str, str]) -> Row:
     if Stage.DATA in built.stages and built.speaks_of_replies:  # no server tells which of the two it is refusing
         return replace(built, stages=built.stages | {Stage.DOT})
     return built
+
+
+def _by_graph(rows: Sequence[Row], reply: Reply) -> Verdict:
+    code, _, message = reply.text.partition(": ")
+    return of_graph(rows, reply.code, (code,), message)
+
+
+def _before_it_was_sent(rows: Sequence[Row], reply: Reply) -> Verdict:
+    """Whatever an error has been seen to mean of a mail that was to be sent, a draft goes nowhere by itself."""
+    found = _by_graph([row for row in rows if row.verdict.action is not Action.DOUBT], reply)
+    if found.action is not Action.DOUBT:
+        return found
+    return of_fault(rows, Broken(Stage.DRAFT, Fault.SERVER_ERROR, str(reply)))
 
 
 def _by_digit(stage: Stage | None, reply: Reply) -> Verdict:

@@ -7,8 +7,8 @@ import contextlib
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from urllib.parse import quote
+from dataclasses import dataclass, replace
+from urllib.parse import quote, urlencode
 
 import httpx2
 
@@ -92,7 +92,7 @@ class Conversation:
         content_type: str = "application/json",
         mark: Mark | None = None,
     ) -> Answer:
-        """Make a request; a token from the cache that is refused is replaced by a new one once.
+        """Make a request; a token from the cache, or one that was good before, is replaced once if it is refused.
 
         Args:
             method: of HTTP.
@@ -110,8 +110,25 @@ class Conversation:
         if answer.status == _UNAUTHORIZED and not token.fresh:
             token = await self._token(token)
             answer = await self._exchange(method, url, self._headers(token, content_type), body, mark)
-        self.token = token
+        self.token = token if answer.status == _UNAUTHORIZED else replace(token, fresh=False)
         return answer
+
+    async def search(self, folder: str, message_id: str) -> tuple[str, ...] | None:
+        """Ids of the mails in a folder that have this Message-ID; a few of them are all.
+
+        Returns:
+            None if the folder may not be read.
+
+        Raises:
+            Ended: there was no answer.
+        """
+        quoted = message_id.replace("'", "''")
+        query = urlencode({"$filter": f"internetMessageId eq '{quoted}'", "$select": "id", "$top": "10"})
+        answer = await self.ask("GET", f"/mailFolders/{folder}/messages?{query}")
+        found = answer.content.get("value")
+        if not (answer.good and isinstance(found, list)):
+            return None
+        return tuple(str(each["id"]) for each in found if isinstance(each, dict) and "id" in each)
 
     async def put(self, url: str, body: bytes, start: int, total: int) -> Answer:
         """Upload a piece of a file to an address that needs no token and must not see ours.
@@ -122,6 +139,14 @@ class Conversation:
         span = f"bytes {start}-{start + len(body) - 1}/{total}"
         headers = {"Content-Type": "application/octet-stream", "Content-Range": span}
         return await self._exchange("PUT", url, headers, body, None)
+
+    async def look(self, url: str) -> Answer:
+        """Ask the same address how far the upload has come.
+
+        Raises:
+            Ended: there was no answer.
+        """
+        return await self._exchange("GET", url, {}, b"", None)
 
     async def _token(self, rejected: Token | None) -> Token:
         token = await self.tokens.token(self.mailbox, self.endpoint.credentials, rejected=rejected)

@@ -5,28 +5,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Iterator
 from http import HTTPStatus
 
 from worker.domain.delivery import Broken, Fault, Stage
 from worker.domain.division import Divided, File
 from worker.graph.answer import Answer
 from worker.graph.conversation import Conversation, Ended, Mark
+from worker.graph.upload import Declined, upload
 
 _BY_SESSION = 3 * 1024 * 1024  # octets from which a file needs an upload session
-_PIECE = 10 * 320 * 1024  # octets of one PUT, below the 4 MB that are allowed
 
 
-class Declined(Exception):  # noqa: N818 - the way out
-    """Graph said no on the way to the complete draft; nothing was sent."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
-
-
-async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer:
+async def send_in_parts(talk: Conversation, mail: Divided, message_id: str, mark: Mark) -> Answer:
     """Make the draft and send it; a draft that is not sent is removed again, as far as that can be done.
+
+    One whose fate is in doubt stays: while it lies in Drafts it was not sent. Only the next attempt removes it, and so
+    what a worker left behind that died.
 
     Returns:
         The answer to `send`.
@@ -35,6 +29,8 @@ async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer
         Declined: a step before it was refused.
         Ended: there was no answer.
     """
+    for left in await talk.search("drafts", message_id) or ():
+        await _discard(talk, left)
     answer = _good(await talk.ask("POST", "/messages", base64.b64encode(mail.rest), "text/plain"))
     draft = answer.text("id")
     if not draft:
@@ -47,7 +43,7 @@ async def send_in_parts(talk: Conversation, mail: Divided, mark: Mark) -> Answer
         if not isinstance(error, Ended) or _unsent(error):
             await _discard(talk, draft)
         raise
-    if HTTPStatus.BAD_REQUEST <= sent.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if sent.definite and sent.status < HTTPStatus.INTERNAL_SERVER_ERROR:
         await _discard(talk, draft)
     return sent
 
@@ -69,13 +65,7 @@ async def _attach(talk: Conversation, draft: str, file: File) -> None:
     url = _good(opened).text("uploadUrl")
     if not url.startswith("https://"):
         raise Ended(Broken(Stage.DATA, Fault.GARBLED, "Graph gave no https:// address to upload a file to"))
-    for start, piece in _pieces(file.content):
-        _good(await talk.put(url, piece, start, len(file.content)))
-
-
-def _pieces(content: bytes) -> Iterator[tuple[int, bytes]]:
-    for start in range(0, len(content), _PIECE):
-        yield start, content[start : start + _PIECE]
+    await upload(talk, url, file.content)
 
 
 def _good(answer: Answer) -> Answer:

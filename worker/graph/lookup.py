@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
-
 from worker.domain.mailbox import GraphEndpoint, Mailbox
 from worker.graph.conversation import Ended
 from worker.graph.transport import GraphTransport
@@ -28,13 +26,8 @@ class SentItems:
         channel = next((each for each in mailbox.channels if isinstance(each, GraphEndpoint)), None)
         if channel is None:
             return None
-        quoted = message_id.replace("'", "''")
-        query = urlencode({"$filter": f"internetMessageId eq '{quoted}'", "$select": "id", "$top": "1"})
         try:
-            answer = await self._transport.talk(mailbox.via(channel)).ask(
-                "GET", f"/mailFolders/sentitems/messages?{query}"
-            )
+            found = await self._transport.talk(mailbox.via(channel)).search("sentitems", message_id)
         except Ended:
             return None
-        found = answer.content.get("value")
-        return bool(found) if answer.good and isinstance(found, list) else None
+        return bool(found) if found is not None else None

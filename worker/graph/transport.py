@@ -6,6 +6,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import cast
 
@@ -29,7 +30,8 @@ from worker.domain.mailbox import GraphEndpoint, Mailbox
 from worker.domain.message import OutgoingMessage
 from worker.graph.answer import Answer
 from worker.graph.conversation import Conversation, Ended, Mark, Timeouts, client
-from worker.graph.large import Declined, send_in_parts
+from worker.graph.large import send_in_parts
+from worker.graph.upload import Declined
 from worker.permits import Places, permitted
 from worker.ports import HandingOver, Permits, Tokens
 
@@ -40,9 +42,10 @@ _NO_BASE64 = b"!"  # what no mail can be
 class GraphTransport:
     """Submits over Microsoft Graph.
 
-    202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite.
+    202 is acceptance. A refusal with a status of 4xx or 507, or one that says when to come back, is definite; the 429
+    ApplicationThrottled only if it does.
     Every other end after the last octet leaves open what became of the mail: Graph has been seen to answer 5xx and
-    to send it.
+    to send it. Of a large mail that is the end of the last request; until then it is a draft, which goes nowhere.
     """
 
     def __init__(self, tokens: Tokens, timeouts: Timeouts | None = None, permits: Permits | None = None) -> None:
@@ -74,9 +77,9 @@ class GraphTransport:
             content = self_addressed(envelope, message)
             mark = Mark(handing_over)
             try:
-                return _meaning(await self._sent(self.talk(mailbox), content, mark))
+                return _meaning(await self._sent(self.talk(mailbox), content, message.message_id, mark))
             except Declined as no:
-                return no.answer.refused
+                return replace(no.answer.refused, stage=Stage.DRAFT)
             except Ended as ended:
                 return ended.outcome
 
@@ -106,13 +109,13 @@ class GraphTransport:
             await http.aclose()
         self._clients.clear()
 
-    async def _sent(self, talk: Conversation, content: bytes, mark: Mark) -> Answer:
+    async def _sent(self, talk: Conversation, content: bytes, message_id: str, mark: Mark) -> Answer:
         if len(content) <= WHOLE:
             return await talk.ask("POST", "/sendMail", base64.b64encode(content), "text/plain", mark)
         divided = await asyncio.to_thread(divide, content, WHOLE)
         if not isinstance(divided, Divided):
             raise Ended(Broken(Stage.GRAPH, Fault.TOO_LARGE, "the mail without its files is above 3 MB, Graph's limit"))
-        return await send_in_parts(talk, divided, mark)
+        return await send_in_parts(talk, divided, message_id, mark)
 
     @asynccontextmanager
     async def _permitted(self, mailbox: Mailbox, *, free: bool, urgent: bool) -> AsyncIterator[bool]:
@@ -142,12 +145,8 @@ def _meaning(answer: Answer) -> Accepted | Refused | Broken:
     match answer.status:
         case HTTPStatus.ACCEPTED:
             return Accepted(answer.reply)
-        case HTTPStatus.SERVICE_UNAVAILABLE if answer.retry_after is not None:
-            return answer.refused
-        case HTTPStatus.INSUFFICIENT_STORAGE:  # RFC 4918 section 11.5: it could not even be stored
-            return answer.refused
-        case status if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        case _ if answer.definite:
             return answer.refused
         case status:
-            fault = Fault.SERVER_ERROR if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Fault.GARBLED
+            fault = Fault.SERVER_ERROR if status >= HTTPStatus.BAD_REQUEST else Fault.GARBLED
             return Broken(Stage.DOT, fault, str(answer.reply))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import httpx2
 import pytest
@@ -89,6 +91,13 @@ def says(response: bytes) -> Serve:
     return serve
 
 
+def throttled(code: str, *headers: str) -> Serve:
+    """Answers 429 with Graph's error."""
+    body = json.dumps({"error": {"code": code, "message": "Application is over its MailboxConcurrency limit."}})
+    head = ["HTTP/1.1 429 Too Many Requests", f"Content-Length: {len(body)}", *headers, "", body]
+    return says("\r\n".join(head).encode())
+
+
 async def hangs_up_at_once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
@@ -113,6 +122,7 @@ async def never_answers(reader: asyncio.StreamReader, _writer: asyncio.StreamWri
         pytest.param(says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"), Fault.GARBLED, id="200-is-no-202"),
         pytest.param(says(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"), Fault.GARBLED, id="302"),
         pytest.param(says(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), Fault.SERVER_ERROR, id="502"),
+        pytest.param(throttled("ApplicationThrottled"), Fault.SERVER_ERROR, id="429-that-does-not-say-for-how-long"),
     ],
 )
 async def test_what_ends_after_the_body_is_in_doubt(certificates: Certificates, serve: Serve, fault: Fault) -> None:
@@ -142,6 +152,20 @@ async def test_refusal_without_graphs_json_is_told_by_its_status(certificates: C
         outcome = await Post().to(port, str(certificates.ca_file))
     assert isinstance(outcome, Refused)
     assert str(outcome.reply) == "403 Forbidden"
+
+
+@pytest.mark.parametrize(
+    "serve",
+    [
+        pytest.param(throttled("ApplicationThrottled", "Retry-After: 1"), id="says-for-how-long"),
+        pytest.param(throttled("TooManyRequests"), id="another-code"),
+    ],
+)
+async def test_request_that_was_turned_away_at_the_door_was_not_sent(certificates: Certificates, serve: Serve) -> None:
+    async with serving(serve, certificates.server_context()) as port:
+        outcome = await Post().to(port, str(certificates.ca_file))
+    assert isinstance(outcome, Refused)
+    assert (outcome.stage, outcome.reply.code) == (Stage.GRAPH, 429)
 
 
 async def test_server_that_hangs_up_in_the_handshake_has_got_nothing(certificates: Certificates) -> None:
@@ -195,11 +219,16 @@ def test_only_what_breaks_before_there_is_a_connection_counts_as_connecting() ->
         ({"retry-after": "0"}, 1),
         ({"retry-after": "99999999999"}, 86400),
         ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT", "date": "Mon, 01 Jun 2026 12:00:00 GMT"}, 90),
-        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT"}, None),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT", "date": "just now"}, 30),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 GMT"}, 30),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 -0000"}, 30),
+        ({"retry-after": "Mon, 01 Jun 2026 12:00:30 GMT"}, 1),
+        ({"retry-after": "9" * 5000}, 86400),
+        ({"retry-after": "Mon, 01 Jun 2026 12:01:30 +99999999999999999999"}, None),
         ({"retry-after": "soon"}, None),
         ({}, None),
     ],
 )
 def test_retry_after_is_read_in_seconds_and_as_a_date(headers: dict[str, str], seconds: int | None) -> None:
-    wait = Answer(429, headers).retry_after
+    wait = Answer(429, headers, at=datetime(2026, 6, 1, 12, 1, tzinfo=UTC)).retry_after
     assert (wait.total_seconds() if wait else None) == seconds
