@@ -68,8 +68,8 @@ async def _expected(talk: Conversation, url: str, answer: Answer, end: int) -> i
 
 
 def _start(answer: Answer, otherwise: int | None = None) -> int | None:
-    """What an answer says is expected: `1024`, `1024-` or `1024-2047`."""
-    ranges = answer.content.get("nextExpectedRanges")
+    """What an answer says is expected: `1024`, `1024-` or `1024-2047`. Graph and Outlook spell the name differently."""
+    ranges = answer.content.get("nextExpectedRanges", answer.content.get("NextExpectedRanges"))
     found = _START.match(str(ranges[0])) if answer.good and isinstance(ranges, list) and ranges else None
     return int(found[0]) if found else otherwise
 

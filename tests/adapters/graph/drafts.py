@@ -85,7 +85,7 @@ class Drafts:
     Attributes:
         instead: said in place of its own answer to the next request of a kind, one after the other.
         keeps: most octets that it keeps of a piece.
-        form: of what it says is expected next.
+        form: of what it says is expected next, and `name` of the field that says it.
         asked: kinds of all requests.
         sent: files of the drafts that were sent.
         marks: how often the ledger was asked.
@@ -95,6 +95,7 @@ class Drafts:
     port: int = 0
     keeps: int = 4 * MIB
     form: str = "{}"
+    name: str = "nextExpectedRanges"
     instead: dict[str, list[Said]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     drafts: dict[str, Draft] = field(default_factory=dict)
@@ -141,7 +142,7 @@ class Drafts:
             case "put":
                 return self._piece(self._uploads[place[-1]], span, body)
             case "look":
-                return Said(200, {"nextExpectedRanges": [self.form.format(len(self._uploads[place[-1]].got))]})
+                return Said(200, {self.name: [self.form.format(len(self._uploads[place[-1]].got))]})
             case "find":
                 wanted = parse_qs(url.query)["$filter"][0].removeprefix("internetMessageId eq ").strip("'")
                 there = [name for name, draft in self.drafts.items() if draft.message_id == wanted]
@@ -158,7 +159,7 @@ class Drafts:
             return Said.error(416, "ErrorInvalidRange")
         upload.got += body[: self.keeps]
         if len(upload.got) < upload.size:
-            return Said(200, {"nextExpectedRanges": [self.form.format(len(upload.got))]})
+            return Said(200, {self.name: [self.form.format(len(upload.got))]})
         upload.draft.files.append(bytes(upload.got))
         return Said(201)
 

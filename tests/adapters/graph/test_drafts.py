@@ -79,10 +79,13 @@ async def test_trouble_with_send_itself_is_a_doubt_and_its_draft_stays_to_be_see
     assert (outcome.stage, graph.marks, len(graph.drafts)) == (Stage.DOT, 1, 1)
 
 
+@pytest.mark.parametrize("name", ["nextExpectedRanges", "NextExpectedRanges"])
 @pytest.mark.parametrize("form", ["{}", "{}-", "{}-99999999"])
 @pytest.mark.parametrize("keeps", [MIB, 100_000])
-async def test_upload_goes_on_where_the_server_expects_it(certificates: Certificates, keeps: int, form: str) -> None:
-    async with graph_with_drafts(certificates, keeps=keeps, form=form) as graph:
+async def test_upload_goes_on_where_the_server_expects_it(
+    certificates: Certificates, keeps: int, form: str, name: str
+) -> None:
+    async with graph_with_drafts(certificates, keeps=keeps, form=form, name=name) as graph:
         assert isinstance(await sent(graph, FILE), Accepted)
     assert graph.sent == [[FILE]]
     assert graph.asked.count("put") == -(-len(FILE) // keeps)
