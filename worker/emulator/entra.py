@@ -421,7 +421,7 @@ class TokenAuthority:
     def _for_itself(self, app: AppRegistration, ask: _Ask) -> dict[str, object]:
         if not _proven(app, ask):
             raise No(7000218)
-        audience = resource_of_app(ask.form.get("scope", ""), ask.tenant)
+        audience = resource_of_app(ask.form.get("scope", ""), ask.tenant, _parent(ask.place))
         roles = shown(audience, app.roles)
         claims = {"appid": app.client_id, "roles": roles, "idtyp": "app"}
         issued = _Issued(app.client_id, audience, frozenset(roles), by_role_assignment=app.by_role_assignment)

@@ -83,8 +83,13 @@ def shown(audience: str, roles: tuple[str, ...]) -> list[str]:
     return [role for role in roles if audience not in _GRAPH or not role.startswith(_NOT_OF_GRAPH)]
 
 
-def resource_of_app(scope: str, tenant: str) -> str:
+def resource_of_app(scope: str, tenant: str, own: str) -> str:
     """The resource that an app asks for on its own account.
+
+    Args:
+        scope: as it was asked for.
+        tenant: where.
+        own: the address of the token endpoint's host, which answers for Graph about registrations.
 
     Raises:
         No: it must name one resource and `.default`.
@@ -94,7 +99,8 @@ def resource_of_app(scope: str, tenant: str) -> str:
     wanted = [item for item in scope.split() if item not in _OF_OPENID | {_OFFLINE}]
     if len(wanted) != 1 or not wanted[0].endswith(f"/{_DEFAULT}"):
         raise No(70011, f"The provided value for scope {scope} is not valid.")
-    return _known(wanted[0].removesuffix(f"/{_DEFAULT}"), tenant)
+    resource = wanted[0].removesuffix(f"/{_DEFAULT}")
+    return resource if resource == own else _known(resource, tenant)
 
 
 def scope_of_person(scope: str, tenant: str) -> Scope:
