@@ -77,6 +77,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SOON = 2.0  # seconds
 _DAY = 24 * 3600.0  # seconds
 _MINUTE = 60.0
 
@@ -500,8 +501,11 @@ class _Changes:
                 await self._changed.wait()
         except TimeoutError:
             return False
-        self._changed.clear()
         return True
+
+    def seen(self) -> None:
+        """Whoever looks now sees all that has come."""
+        self._changed.clear()
 
 
 async def _reviewing(
@@ -513,19 +517,24 @@ async def _reviewing(
 
     async def tell(mailboxes: Directory) -> None:
         found = await asyncio.to_thread(lambda: list(review(mailboxes, _now(), registered)))
+        known = set(told)
         for event in (*withdrawn(told, found), *found):
-            if event not in told:
+            if event not in known:
                 observe(event)
         told[:] = found
 
     while True:
         with contextlib.suppress(StoreDown):
             await directories.loaded()
+        changes.seen()
         current = directories.current
         await tell(current)  # at once: whether an authority answers is another matter
-        registered = await registrations.ends(current.mailboxes.values())
+        used = [each for each in current.mailboxes.values() if each.enabled and not (each.held and each.held.unusable)]
+        registered = await registrations.ends(used)
         await tell(current)
-        if not await changes.come(_DAY):
+        if await changes.come(_DAY):
+            await asyncio.sleep(_SOON)  # portals change many at a time, and there may be fifty thousand
+        else:
             registrations.forget()
             told.clear()
 

@@ -169,7 +169,7 @@ async def _outlook(mailbox: Mailbox, tokens: MsalTokens, timeout: float) -> list
         steps.append(Step(subject, f"basic authentication at {host}", "warning", detail, remedy))
     ends = {end_of(credentials) for credentials in credentials_of(mailbox)} - {None}
     if not ends:
-        ends = {await Registrations(tokens, timeout).end(mailbox)} - {None}
+        ends = {*(await Registrations(tokens, timeout).ends([mailbox])).values()}
     return [*steps, *(_end(subject, end) for end in ends if end is not None)]
 
 

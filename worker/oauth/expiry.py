@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 
 from worker.domain.cloud import is_microsofts
@@ -81,6 +81,15 @@ def retiring(mailbox: Mailbox) -> str | None:
     )
 
 
+def _earliest(mailbox: Mailbox, known: dict[OAuth, End | None]) -> End | None:
+    """Of all its proofs. Mailboxes of one app share a certificate, which is read once."""
+    for credentials in credentials_of(mailbox):
+        if (client := replace(credentials, username="", scope="")) not in known:
+            known[client] = end_of(client)
+    found = (known[replace(credentials, username="", scope="")] for credentials in credentials_of(mailbox))
+    return min((end for end in found if end is not None), key=lambda end: end.at, default=None)
+
+
 def review(directory: Directory, now: datetime, registered: Mapping[str, End] = _NOTHING) -> Iterator[Event]:
     """What observers are told at start and every day.
 
@@ -89,12 +98,10 @@ def review(directory: Directory, now: datetime, registered: Mapping[str, End] = 
         now: from when the days are counted.
         registered: ends that nobody has written down, as Entra knows them, by mailbox.
     """
+    known: dict[OAuth, End | None] = {}
     for mailbox in directory.mailboxes.values():
-        ends = [end for credentials in credentials_of(mailbox) if (end := end_of(credentials)) is not None]
-        if not ends and mailbox.name in registered:
-            ends = [registered[mailbox.name]]
-        if ends:
-            first = min(ends, key=lambda end: end.at)
+        first = _earliest(mailbox, known) or registered.get(mailbox.name)
+        if first is not None:
             yield CredentialEnds(mailbox.name, first.what, first.at, first.days(now), urgent=first.at - now < WARN)
     names = tuple(name for name, mailbox in directory.mailboxes.items() if retiring(mailbox) is not None)
     if names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,14 @@ _OK = 200
 _HINT = 3  # characters of a secret that Entra keeps
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Which app is asked after, and where."""
+
+    graph: str
+    client: OAuth
+
+
 class Registrations:
     """Ends of client secrets that nobody has written down, as Entra tells them to apps that may ask.
 
@@ -31,7 +39,7 @@ class Registrations:
         """Nothing is asked yet."""
         self._tokens = tokens
         self._timeout = timeout
-        self._known: dict[OAuth, End | None] = {}
+        self._known: dict[_Question, End | None] = {}
 
     def forget(self) -> None:
         """Ask anew: secrets are replaced."""
@@ -39,24 +47,27 @@ class Registrations:
 
     async def ends(self, mailboxes: Iterable[Mailbox]) -> dict[str, End]:
         """By mailbox, as far as it is known."""
-        used = (each for each in mailboxes if each.enabled and (each.held is None or not each.held.unusable))
-        found = {mailbox.name: await self.end(mailbox) for mailbox in used}
+        asking = await asyncio.to_thread(lambda: {each.name: _asking(each) for each in mailboxes})
+        for name, question in asking.items():
+            if question is not None and question not in self._known:
+                self._known[question] = await self._asked(name, question)
+        found = {name: self._known[question] for name, question in asking.items() if question is not None}
         return {name: end for name, end in found.items() if end is not None}
 
-    async def end(self, mailbox: Mailbox) -> End | None:
-        """None if the mailbox has no client secret, if its end is written down, or if it cannot be had."""
-        secrets = (found for found in credentials_of(mailbox) if isinstance(found.proof, Secret) and not found.oidc)
-        credentials = next(secrets, None)
-        if credentials is None or end_of(credentials) is not None or not (graph := _graph_of(mailbox, credentials)):
+    async def _asked(self, mailbox: str, question: _Question) -> End | None:
+        token = await self._tokens.token(mailbox, question.client)
+        if not isinstance(token, Token):
             return None
-        asking = replace(credentials, scope=f"{graph}/.default", username="")
-        if asking not in self._known:
-            token = await self._tokens.token(mailbox.name, asking)
-            self._known[asking] = None
-            if isinstance(token, Token):
-                told = asyncio.to_thread(registered_end, graph, credentials, token, self._timeout)
-                self._known[asking] = await told
-        return self._known[asking]
+        return await asyncio.to_thread(registered_end, question.graph, question.client, token, self._timeout)
+
+
+def _asking(mailbox: Mailbox) -> _Question | None:
+    """None if it has no client secret, if the end of that is written down, or if Graph is nowhere."""
+    secrets = (found for found in credentials_of(mailbox) if isinstance(found.proof, Secret) and not found.oidc)
+    client = next(secrets, None)
+    if client is None or end_of(client) is not None or not (graph := _graph_of(mailbox, client)):
+        return None
+    return _Question(graph, replace(client, scope=f"{graph}/.default", username=""))
 
 
 def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
