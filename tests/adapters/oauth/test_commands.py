@@ -69,6 +69,7 @@ def shell(emulator: Emulator, tmp_path: Path) -> Shell:
     path = tmp_path / "mailboxes.toml"
     environment = {
         "POSTLANE_MAILBOXES__FILE": str(path),
+        "POSTLANE_STORE__URL": f"sqlite:///{tmp_path / 'store.sqlite3'}",
         "POSTLANE_OAUTH__DIRECTORY": str(tmp_path / "sign-ins"),
         "POSTLANE_OAUTH__KEY": new_key(),
         "POSTLANE_HEALTH__PORT": "0",
