@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.domain import verdict as verdicts
-from worker.domain.delivery import Broken, Fault, Stage, TokenRefused
+from worker.domain.delivery import Broken, Fault, Refused, Stage, TokenRefused
 from worker.domain.question import answer, understand
 from worker.domain.reply import Reply
 from worker.domain.verdict import (
@@ -24,6 +24,7 @@ from worker.domain.verdict import (
     catalogue,
     of_fault,
     of_graph,
+    of_refusal,
     of_reply,
     of_token,
     sources,
@@ -253,6 +254,15 @@ def test_temporary_reply_without_words_never_fails_anything(
 ) -> None:
     found = of_reply(ROWS, stage, Reply.parse(f"{code} 4.{subject}.{detail}"), mechanism)
     assert found.action is not Action.FAIL or found.row == "expired-there"
+
+
+def test_app_that_may_make_no_draft_is_no_fault_of_the_mailbox() -> None:
+    """Else one large mail would stop all the small ones."""
+    said = Reply.parse("403 ErrorAccessDenied: Access is denied. Check credentials and try again.")
+    large, small = (of_refusal(ROWS, Refused(stage, said)) for stage in (Stage.DRAFT, Stage.GRAPH))
+    assert (large.scope, large.action) == (Scope.MESSAGE, Action.FAIL)
+    assert "Mail.ReadWrite" in large.explanation
+    assert (small.scope, small.action) == (Scope.MAILBOX, Action.PAUSE)
 
 
 @pytest.mark.parametrize(

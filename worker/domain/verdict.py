@@ -77,6 +77,8 @@ _SUBJECT = re.compile(r"\bsubject( line)?\b\W{0,3}(['\"]).*?\2|\bsubject:\s.*", 
 _BEFORE_ANY_MAIL = frozenset({Stage.CONNECT, Stage.AUTH})
 _OF_A_MAIL = frozenset({Action.FAIL, Action.SPLIT})
 
+_NO_PERMISSION = "auth-config/permission"
+
 # What is said of a recipient's address or mailbox must not stop ours: "550 5.2.1 account is suspended".
 _RECIPIENTS_OWN = frozenset(EnhancedStatusCode(5, *said) for said in ((1, 1), (1, 2), (1, 3), (1, 6), (1, 10), (2, 1)))
 _OURS = frozenset({Scope.MAILBOX, Scope.APP, Scope.TENANT})
@@ -355,9 +357,25 @@ def _by_graph(rows: Sequence[Row], reply: Reply) -> Verdict:
 def _before_it_was_sent(rows: Sequence[Row], reply: Reply) -> Verdict:
     """Whatever an error has been seen to mean of a mail that was to be sent, a draft goes nowhere by itself."""
     found = _by_graph([row for row in rows if row.verdict.action is not Action.DOUBT], reply)
+    if found.kind == _NO_PERMISSION:
+        return _no_draft(found)
     if found.action is not Action.DOUBT:
         return found
     return of_fault(rows, Broken(Stage.DRAFT, Fault.SERVER_ERROR, str(reply)))
+
+
+def _no_draft(found: Verdict) -> Verdict:
+    """An app that may send but make no draft is in order for all mails but large ones: the mailbox need not rest."""
+    return replace(
+        found,
+        scope=Scope.MESSAGE,
+        action=Action.FAIL,
+        explanation="A mail of this size goes by a draft, which the app may not make: it lacks Mail.ReadWrite. Smaller "
+        "mails are not concerned.",
+        remedy="Entra admin center > App registrations > the app > API permissions > Microsoft Graph > Application "
+        "permissions > Mail.ReadWrite, then grant admin consent (or the role Application Mail.ReadWrite by RBAC for "
+        "Applications); then replay the dead letter. Or send a link instead of the attachment.",
+    )
 
 
 def _by_digit(stage: Stage | None, reply: Reply) -> Verdict:
