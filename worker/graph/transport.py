@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -65,14 +66,18 @@ class GraphTransport:
     async def submit(
         self, mailbox: Mailbox, envelope: Envelope, message: OutgoingMessage, handing_over: HandingOver
     ) -> Submission:
-        """Submit one mail. Graph reads its recipients from the headers, hidden ones from a Bcc that it removes."""
+        """Submit one mail. Graph reads its recipients from the headers, hidden ones from a Bcc that it removes.
+
+        What stood in line when the mailbox began to rest does not go out.
+        """
+        asked = time.monotonic()
         if names_others(envelope, message):
             return Broken(Stage.GRAPH, Fault.NAMED_ALREADY, "")
         async with (
             self._line(mailbox).place(urgent=message.urgent) as free,
             self._permitted(mailbox, free=free, urgent=message.urgent) as has_place,
         ):
-            if not has_place:
+            if not has_place or (self._permits is not None and self._permits.rested_since(mailbox.name, asked)):
                 return Busy()
             content = self_addressed(envelope, message)
             mark = Mark(handing_over)

@@ -7,17 +7,19 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from contracts.notification import Priority
 from tests.adapters.graph.conftest import Sender, graph_mailbox
-from tests.factories import NOON
+from tests.factories import NOON, verdict
 from tests.fakes import Events
 from tests.postgres import Cluster
 from worker.domain.delivery import Accepted, Busy
 from worker.domain.mailbox import Limits, SmtpEndpoint, Tls
+from worker.domain.verdict import Action
 from worker.emulator.run import Emulator
 from worker.graph.conversation import Timeouts
 from worker.graph.transport import GraphTransport
@@ -91,6 +93,25 @@ async def test_worker_that_finds_all_places_taken_says_so_and_sends_when_one_is_
         await other.permits.release(permit)
         assert isinstance(await sender.send(), Accepted)
         assert await other.permits.acquire(sender.mailbox) is not None, "it has given its place back"
+
+
+async def test_mail_that_stood_in_line_when_the_mailbox_began_to_rest_does_not_go_out(
+    emulator: Emulator, store: str
+) -> None:
+    async with opened(store) as mine, opened(store) as other, AsyncExitStack() as stack:
+        tokens = MsalTokens(Events())
+        stack.callback(tokens.close)
+        transport = GraphTransport(tokens, Timeouts(connect=5, answer=5, whole=20), mine.permits)
+        stack.push_async_callback(transport.close)
+        sender = Sender(transport, tokens, graph_mailbox(emulator, concurrent=1))
+        permit = await other.permits.acquire(sender.mailbox)
+        assert permit is not None
+        waiting = asyncio.create_task(sender.send())
+        pause = verdict(Action.PAUSE, "throttled-mailbox", pause=timedelta(minutes=5))
+        await mine.gate.paused(Admission(sender.mailbox.name), pause, NOON)
+        await other.permits.release(permit)
+        assert await waiting == Busy()
+        assert sender.marks == 0
 
 
 async def test_requests_to_graph_take_no_place_of_an_smtp_session(emulator: Emulator, store: str) -> None:
