@@ -18,6 +18,7 @@ from worker.oauth.http import Http
 from worker.ports import Token, Tokens
 
 _OK = 200
+_APPS = 100  # that are asked in a day: a platform of thousands writes the ends down
 _HINT = 3  # characters of a secret that Entra keeps
 
 
@@ -49,9 +50,9 @@ class Registrations:
         """By mailbox, as far as it is known."""
         asking = await asyncio.to_thread(lambda: {each.name: _asking(each) for each in mailboxes})
         for name, question in asking.items():
-            if question is not None and question not in self._known:
+            if question is not None and question not in self._known and len(self._known) < _APPS:
                 self._known[question] = await self._asked(name, question)
-        found = {name: self._known[question] for name, question in asking.items() if question is not None}
+        found = {name: self._known.get(question) for name, question in asking.items() if question is not None}
         return {name: end for name, end in found.items() if end is not None}
 
     async def _asked(self, mailbox: str, question: _Question) -> End | None:

@@ -11,6 +11,8 @@ from pydantic import SecretStr
 from contracts.address import parse
 from tests.adapters.oauth.authority import let_go
 from tests.adapters.oauth.test_proofs import made
+from worker.domain.cloud import CLOUDS, CloudName
+from worker.domain.delivery import TokenRefused
 from worker.domain.mailbox import (
     Certificate,
     Directory,
@@ -30,6 +32,7 @@ from worker.events import BasicAuthRetiring, CredentialEnds, Event
 from worker.oauth.expiry import End, review, withdrawn
 from worker.oauth.registration import Registrations
 from worker.oauth.tokens import MsalTokens
+from worker.ports import Token
 from worker.telemetry.logs import LogEvents, configure
 from worker.telemetry.metrics import Metrics
 
@@ -146,6 +149,30 @@ async def test_apps_end_is_asked_for_once_however_many_mailboxes_it_has(tmp_path
         let_go(tokens)
     assert {name: end.at for name, end in ends.items()} == dict.fromkeys(["box-0", "box-1", "box-2"], app.secret_ends)
     assert requests == 1
+
+
+class Refusing:
+    """An authority that gives no token."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def token(self, mailbox: str, client: OAuth, rejected: Token | None = None) -> TokenRefused:
+        del mailbox, rejected
+        self.asked.append(client.client_id)
+        return TokenRefused("access_denied", "")
+
+
+async def test_platform_of_thousands_of_apps_does_not_ask_for_all_of_them() -> None:
+    def box(number: int) -> Mailbox:
+        client = OAuth(f"{CLOUDS[CloudName.GLOBAL].authority}/t", f"app-{number}", Secret(SecretStr("s")), "s", "u")
+        return mailbox(client, name=f"box-{number}")
+
+    tokens = Refusing()
+    registrations = Registrations(tokens, 5)
+    for _ in range(2):
+        assert await registrations.ends(map(box, range(300))) == {}
+    assert len(tokens.asked) == 100
 
 
 def test_both_stand_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
