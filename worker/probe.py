@@ -71,7 +71,8 @@ class Health:
         mailbox = self._mailboxes().get(name)
         if mailbox is None:
             return Checked(_not_configured(name), self._clock(), 0.0)
-        if (rest := self._resting(mailbox, self._clock())) is not None and refuses_logins(rest.verdict):
+        rest = None if isinstance(mailbox.endpoint, PickupDirectory) else self._resting(mailbox, self._clock())
+        if rest is not None and refuses_logins(rest.verdict):
             finding = Finding(State.LOGIN_REFUSED, rest.verdict.explanation, rest.verdict.remedy)
             return Checked(finding, self._clock(), 0.0)
         # A caller who goes away must not take the look away from the others.

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -17,7 +18,7 @@ from tests.adapters.smtp.server import turns
 from tests.factories import NOON, mailbox
 from tests.fakes import Bug, Clock
 from worker.domain.health import Checked, Finding, State
-from worker.domain.mailbox import Mailbox
+from worker.domain.mailbox import Mailbox, PickupDirectory, PickupFlavour
 from worker.domain.verdict import Action, Scope, Verdict
 from worker.ports import Hold
 from worker.probe import Health
@@ -82,6 +83,15 @@ async def test_login_that_was_refused_to_a_mail_is_not_tried_by_the_health_check
     finding = (await world.health.of("a")).finding
     assert world.looks["a"] == looks
     assert (finding == Finding(State.LOGIN_REFUSED, "No.", "Mend it.")) == (not looks)
+
+
+async def test_directory_that_rests_is_looked_at(tmp_path: Path) -> None:
+    world = World()
+    directory = PickupDirectory(tmp_path, tmp_path, PickupFlavour.IIS)
+    world.boxes["a"] = mailbox("a", endpoint=directory)
+    hold = Hold(NOON + timedelta(hours=1), Verdict("auth-config", Scope.MAILBOX, Action.PAUSE, "No.", "Mend it."))
+    world.health = Health(lambda: world.boxes, world.look, world.clock, resting=lambda _box, _now: hold)
+    assert (await world.health.of("a")).finding == WELL
 
 
 @pytest.mark.row("UMB-W7")
