@@ -30,6 +30,7 @@ from worker.domain.health import Finding
 from worker.domain.mailbox import (
     Directory,
     GraphEndpoint,
+    Mailbox,
     ManagedIdentity,
     OAuth,
     PickupDirectory,
@@ -529,14 +530,19 @@ async def _reviewing(
         changes.seen()
         current = directories.current
         await tell(current)  # at once: whether an authority answers is another matter
-        used = [each for each in current.mailboxes.values() if each.enabled and not (each.held and each.held.unusable)]
-        registered = await registrations.ends(used)
+        registered = await registrations.ends(filter(_asks_graph, current.mailboxes.values()))
         await tell(current)
         if await changes.come(_DAY):
             await asyncio.sleep(_SOON)  # portals change many at a time, and there may be fifty thousand
         else:
             registrations.forget()
             told.clear()
+
+
+def _asks_graph(mailbox: Mailbox) -> bool:
+    """Whether it has a token for Graph anyway: one only to ask when a secret ends is not worth a request."""
+    over_graph = any(isinstance(way, GraphEndpoint) for way in mailbox.channels)
+    return over_graph and mailbox.enabled and not (mailbox.held and mailbox.held.unusable)
 
 
 async def _looking_into_doubts(

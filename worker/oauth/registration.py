@@ -68,7 +68,8 @@ def _asking(mailbox: Mailbox) -> _Question | None:
     client = next(secrets, None)
     if client is None or end_of(client) is not None or not (graph := _graph_of(mailbox, client)):
         return None
-    return _Question(graph, replace(client, scope=f"{graph}/.default", username=""))
+    own = next((way.credentials for way in mailbox.channels if isinstance(way, GraphEndpoint)), None)
+    return _Question(graph, replace(own or replace(client, scope=f"{graph}/.default"), username=""))
 
 
 def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:

@@ -141,9 +141,11 @@ async def test_apps_end_is_asked_for_once_however_many_mailboxes_it_has(tmp_path
             "u",
             ca_file=ca_file,
         )
-        graph = GraphEndpoint(f"{emulator.token_url}/v1.0", "u", client, ca_file=ca_file)
+        for_graph = replace(client, scope=f"{emulator.token_url}/.default")
+        graph = GraphEndpoint(f"{emulator.token_url}/v1.0", "u", for_graph, ca_file=ca_file)
         boxes = [replace(mailbox(client, name=f"box-{number}"), further=(graph,)) for number in range(3)]
         tokens = MsalTokens(lambda _event: None, 5)
+        await tokens.token("box-0", for_graph)
         ends = await Registrations(tokens, 5).ends(boxes)
         requests = emulator.authority.requests
         let_go(tokens)
