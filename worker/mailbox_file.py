@@ -28,7 +28,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetPydanticSchema,
     SecretStr,
     StringConstraints,
     ValidationError,
@@ -36,7 +35,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from contracts.address import AddrSpec, parse
 from contracts.model import HeaderText, PartName, TenantName
@@ -121,6 +120,11 @@ def _domain(text: str) -> str:
     return f"{below}{parse(f'x@{text.removeprefix(below)}').domain}"
 
 
+def _address(text: str) -> str:
+    parse(text)
+    return text
+
+
 def _senders(texts: tuple[str, ...]) -> tuple[str, ...]:
     for text in texts:
         _sender(text)
@@ -139,9 +143,9 @@ def _host(text: str) -> str:
     return text
 
 
-_ADDRESS = core_schema.no_info_after_validator_function(parse, core_schema.str_schema())
-
-Address = Annotated[AddrSpec, GetPydanticSchema(lambda *_: _ADDRESS)]
+# It is parsed again where mailboxes are made: what stays must not be made between what is thrown away, or the memory of
+# that is not given back, a kilobyte and a half for each of many mailboxes.
+Address = Annotated[str, AfterValidator(_address)]
 Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
 DomainText = Annotated[str, AfterValidator(_domain)]
 Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
@@ -632,18 +636,19 @@ def _restraint(table: _Restraint) -> Restraint:
     return Restraint(table.stop, table.suppress, _redirect(table.redirect_to), frozenset(table.purposes_off))
 
 
-def _redirect(to: AddrSpec | None, cc: AddrSpec | None = None) -> Redirect | None:
-    return Redirect(to, cc) if to else None
+def _redirect(to: str | None, cc: str | None = None) -> Redirect | None:
+    return Redirect(parse(to), parse(cc) if cc else None) if to else None
 
 
 def _mailbox(
     name: str, table: _Mailbox, environment: Mapping[str, str], organisations: Mapping[str, Organisation]
 ) -> Mailbox:
     try:
-        first, *further = _channels(table, table.address, environment)
+        address = parse(table.address)
+        first, *further = _channels(table, address, environment)
         return Mailbox(
             name=name,
-            address=table.address,
+            address=address,
             display_name=table.display_name,
             endpoint=first,
             further=tuple(further),
@@ -660,7 +665,7 @@ def _mailbox(
             catch_all=_redirect(table.catch_all, table.catch_all_cc),
             redirect=_redirect(table.redirect_to),
             suppress=table.suppress,
-            organisation=_counted_with(table, first, table.address, organisations),
+            organisation=_counted_with(table, first, address, organisations),
             too_many=table.too_many_recipients,
         )
     except ValueError as error:
