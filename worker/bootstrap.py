@@ -530,8 +530,10 @@ async def _reviewing(
         changes.seen()
         current = directories.current
         await tell(current)  # at once: whether an authority answers is another matter
-        registered = await registrations.ends(filter(_asks_graph, current.mailboxes.values()))
-        await tell(current)
+        ends = await registrations.ends(filter(_asks_graph, current.mailboxes.values()))
+        if ends != registered:
+            registered = ends
+            await tell(current)
         if await changes.come(_DAY):
             await asyncio.sleep(_SOON)  # portals change many at a time, and there may be fifty thousand
         else:

@@ -109,6 +109,9 @@ from worker.ports import (
 )
 from worker.resting import Leave, RestingChannels
 
+_Turn = Callable[[Sequence[AddrSpec]], Sequence[AddrSpec]]
+"""Of those who may be reached: who has a part in this submission."""
+
 _LOOK_AGAIN = timedelta(seconds=2)  # when somebody else has it
 _THREAD_ABOVE = 256 * 1024  # octets of body beyond which composing would hold up the event loop
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -372,9 +375,7 @@ class Courier:
             case Admission() as admission:
                 return await self._admitted(trial, sent, envelope, admission, handover)
 
-    def _part(
-        self, case: Case, chosen: Route, restraint: Restraint, turn: Callable[[Sequence[AddrSpec]], Sequence[AddrSpec]]
-    ) -> _Part | Refusal:
+    def _part(self, case: Case, chosen: Route, restraint: Restraint, turn: _Turn) -> _Part | Refusal:
         """One submission: who has a part in it, and what it asks of the mailbox."""
         still_open = _open(case)
         sent = outgoing(case.notification, chosen, restraint, still_open, turn)
@@ -386,9 +387,7 @@ class Courier:
         trial = Trial(case, sent.route, self.policy, sent.tried, None, case.now, self.dice(), waiting)
         return _Part(trial, sent, envelope, _demand(case, envelope, chosen.mailbox))
 
-    def _inside(
-        self, whole: _Part, restraint: Restraint, turn: Callable[[Sequence[AddrSpec]], Sequence[AddrSpec]]
-    ) -> _Part | None:
+    def _inside(self, whole: _Part, restraint: Restraint, turn: _Turn) -> _Part | None:
         """The same for recipients inside the organisation, in case only the way to the outside is closed."""
         chosen = whole.trial.route
         mailbox, demand = chosen.mailbox, whole.demand

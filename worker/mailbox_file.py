@@ -145,7 +145,7 @@ def _host(text: str) -> str:
 
 # It is parsed again where mailboxes are made: what stays must not be made between what is thrown away, or the memory of
 # that is not given back, a kilobyte and a half for each of many mailboxes.
-Address = Annotated[str, AfterValidator(_address)]
+AddressText = Annotated[str, AfterValidator(_address)]
 Senders = Annotated[tuple[str, ...], AfterValidator(_senders)]
 DomainText = Annotated[str, AfterValidator(_domain)]
 Category = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
@@ -307,7 +307,7 @@ class _Graph(_Table):
 class _Mailbox(_Table):
     """One mailbox."""
 
-    address: Address
+    address: AddressText
     display_name: HeaderText = ""
     enabled: bool = True
     tenants: tuple[TenantName, ...] = ()
@@ -318,9 +318,9 @@ class _Mailbox(_Table):
     fallback_for: tuple[Category, ...] = ()
     senders: Senders = ()
     allowed_domains: tuple[DomainText, ...] = ()
-    catch_all: Address | None = None
-    catch_all_cc: Address | None = None
-    redirect_to: Address | None = None
+    catch_all: AddressText | None = None
+    catch_all_cc: AddressText | None = None
+    redirect_to: AddressText | None = None
     suppress: bool = False
     limits: _Limits = _Limits()
     too_many_recipients: TooMany = TooMany.SPLIT
@@ -415,7 +415,7 @@ class _Restraint(_Table):
 
     stop: Stop | None = None
     suppress: bool = False
-    redirect_to: Address | None = None
+    redirect_to: AddressText | None = None
     purposes_off: tuple[Category, ...] = ()
 
 
@@ -708,7 +708,7 @@ def _graph(table: _Mailbox, graph: _Graph, address: AddrSpec, environment: Mappi
     permission = "Mail.Send" if isinstance(credentials.proof, DeviceLogin) else ".default"
     return GraphEndpoint(
         url=f"{url}/v1.0",
-        user=graph.user or str(address),
+        user=graph.user or table.address,
         credentials=replace(credentials, scope=graph.scope or f"{url}/{permission}"),
         concurrent=graph.concurrent,
         ca_file=_existing(graph.ca_file),

@@ -115,7 +115,9 @@ def _known(mailbox: str, source: Path | None) -> tuple[Mailbox | None, bool]:
     if "@" in mailbox and not loaded.mailboxes.file.is_file():
         return None, False
     found = _named(mailbox, asyncio.run(bootstrap.effective(loaded)).mailboxes)
-    return found, found is not None and found.name not in bootstrap.directory(loaded).mailboxes
+    if found is None:
+        return None, False
+    return found, found.name not in mailbox_file.read(loaded.mailboxes.file).get("mailboxes", {})
 
 
 def _named(mailbox: str, boxes: Mapping[str, Mailbox]) -> Mailbox | None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
 from http import HTTPStatus
 
 from worker.domain import verdict as verdicts
 from worker.domain.delivery import Broken, Fault, Refused, Stage, Submission, TokenRefused
-from worker.domain.verdict import Action, Row, Verdict
+from worker.domain.verdict import Row, Verdict
 
 _BEFORE_THE_MAIL = {Stage.CONNECT, Stage.TOKEN, Stage.AUTH}
 _NOT_ASKED = {Fault.NAMED_ALREADY, Fault.TOO_LARGE, Fault.TOO_MANY, Fault.NO_SMTPUTF8}
 _THROTTLED = "throttled"
 _NOT_LET_IN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
 _GRAPHS_OWN = ("token-expired", "auth-config/permission", "throttled-mailbox/rate")  # what SMTP would not say, too
-_LOGIN_RESTS = timedelta(minutes=15)  # when even a new token was refused
 
 
 def closed(submission: Submission, rows: Sequence[Row], *, handed: bool) -> Verdict | None:
@@ -35,13 +32,13 @@ def closed(submission: Submission, rows: Sequence[Row], *, handed: bool) -> Verd
             return verdicts.of_token(rows, submission)
         case Refused(stage=Stage.DRAFT | Stage.GRAPH, reply=reply) if reply.code in _NOT_LET_IN:
             found = verdicts.of_refusal(rows, submission)
-            return _rested(found) if found.kind in _GRAPHS_OWN else None
+            return verdicts.without_renewal(found) if found.kind in _GRAPHS_OWN else None
         case _ if handed:
             return None
         case Broken(stage=stage, fault=fault) if stage in _BEFORE_THE_MAIL and fault is not Fault.INTERNAL:
             return verdicts.of_fault(rows, submission)
         case Refused(stage=stage) if stage in _BEFORE_THE_MAIL:
-            return _rested(verdicts.of_refusal(rows, submission))
+            return verdicts.without_renewal(verdicts.of_refusal(rows, submission))
         case Refused(stage=Stage.MAIL):
             found = verdicts.of_refusal(rows, submission)
             return found if found.kind.startswith(_THROTTLED) else None
@@ -52,8 +49,3 @@ def closed(submission: Submission, rows: Sequence[Row], *, handed: bool) -> Verd
 def unasked(submission: Submission) -> bool:
     """Whether this channel cannot carry the mail at all: then what an earlier one said is what counts."""
     return isinstance(submission, Broken) and submission.fault in _NOT_ASKED
-
-
-def _rested(found: Verdict) -> Verdict:
-    """A token that was refused although it was new is not fetched and shown again with every mail."""
-    return replace(found, pause=max(found.pause, _LOGIN_RESTS)) if found.action is Action.REFRESH else found

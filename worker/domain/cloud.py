@@ -132,7 +132,7 @@ def cloud_of(authority: str, hosts: Collection[str]) -> Cloud | None:
 
 def is_entras(authority: str) -> bool:
     """Whether it is a tenant of one of the clouds."""
-    return any(authority.startswith(f"{cloud.authority}/") for cloud in CLOUDS.values())
+    return cloud_of(authority, ()) is not None
 
 
 def is_high_volume(host: str) -> bool:

@@ -19,7 +19,6 @@ _MAX_DETAIL = 300  # characters
 _HTTP = frozenset({Stage.DRAFT, Stage.GRAPH})
 _FIRST_REST = timedelta(minutes=1)
 _SERVER_RESTS = timedelta(seconds=30)
-_LOGIN_RESTS = timedelta(minutes=15)  # when even a new token was refused
 _AGAIN = frozenset({Action.RETRY, Action.RECONNECT})
 
 
@@ -132,7 +131,7 @@ def _resting(found: Verdict, stage: Stage) -> Verdict:
     """
     match stage, found.scope, found.action:
         case _, _, Action.REFRESH:
-            return replace(found, action=Action.PAUSE, pause=max(found.pause, _LOGIN_RESTS))
+            return verdicts.without_renewal(found)
         case Stage.CONNECT, Scope.SERVER, Action.RETRY:
             return replace(found, action=Action.PAUSE, pause=max(found.wait, _SERVER_RESTS))
         case Stage.AUTH, _, action if action in _AGAIN:

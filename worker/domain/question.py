@@ -259,5 +259,8 @@ def _words(text: str) -> Reply | None:
     if words.count(" ") + 1 < _FEWEST_WORDS:
         return None
     rows = [row for row in verdicts.catalogue("hve", "exchange-online", "providers") if row.words or row.pattern]
-    replies = (Reply(code, None, words) for code in _SPOKEN_CODES)
-    return next((it for it in replies if any(row.matches_reply(None, verdicts.essence(it), "") for row in rows)), None)
+    for reply in (Reply(code, None, words) for code in _SPOKEN_CODES):
+        said = verdicts.essence(reply)
+        if any(row.matches_reply(None, said, "") for row in rows):
+            return reply
+    return None

@@ -77,6 +77,7 @@ _SUBJECT = re.compile(r"\bsubject( line)?\b\W{0,3}(['\"]).*?\2|\bsubject:\s.*", 
 _BEFORE_ANY_MAIL = frozenset({Stage.CONNECT, Stage.AUTH})
 _OF_A_MAIL = frozenset({Action.FAIL, Action.SPLIT})
 
+_LOGIN_RESTS = timedelta(minutes=15)
 _NO_PERMISSION = "auth-config/permission"
 
 # What is said of a recipient's address or mailbox must not stop ours: "550 5.2.1 account is suspended".
@@ -211,7 +212,10 @@ def of_reply(rows: Sequence[Row], stage: Stage | None, reply: Reply, mechanism: 
 
 
 def essence(reply: Reply) -> Reply:
-    """The reply without what it merely names or quotes, so that no row takes a name for a reason."""
+    """The reply without what it merely names or quotes, so that no row takes a name for a reason.
+
+    Rows see every address as `a@b.c`.
+    """
     text = _OWN_NAME.sub("host", _ADDRESS.sub("a@b.c", reply.text))
     return replace(reply, text=_SUBJECT.sub("subject", text))
 
@@ -264,6 +268,13 @@ def of_graph(rows: Sequence[Row], status: int, codes: Sequence[str], message: st
     """
     row = next((row for row in rows if row.matches_graph(status, codes, message)), None)
     return row.verdict if row else _graph_unknown(status)
+
+
+def without_renewal(found: Verdict) -> Verdict:
+    """A token that was refused although it was new is not fetched and shown again with every mail: it is a pause."""
+    if found.action is not Action.REFRESH:
+        return found
+    return replace(found, action=Action.PAUSE, pause=max(found.pause, _LOGIN_RESTS))
 
 
 def for_others(verdict: Verdict, rows: Sequence[Row], what: str) -> Verdict:

@@ -66,17 +66,15 @@ def _asking(mailbox: Mailbox) -> _Question | None:
     """None if it has no client secret, if the end of that is written down, or if Graph is nowhere."""
     secrets = (found for found in credentials_of(mailbox) if isinstance(found.proof, Secret) and not found.oidc)
     client = next(secrets, None)
-    if client is None or end_of(client) is not None or not (graph := _graph_of(mailbox, client)):
+    if client is None or end_of(client) is not None:
         return None
-    own = next((way.credentials for way in mailbox.channels if isinstance(way, GraphEndpoint)), None)
-    return _Question(graph, replace(own or replace(client, scope=f"{graph}/.default"), username=""))
-
-
-def _graph_of(mailbox: Mailbox, credentials: OAuth) -> str:
-    """Where Graph is for this mailbox: its own if it sends through it, else the one of its cloud."""
-    own = next((item.url.rpartition("/")[0] for item in mailbox.channels if isinstance(item, GraphEndpoint)), "")
-    cloud = cloud_of_mailbox(mailbox) if is_entras(credentials.authority) else None
-    return own or (CLOUDS[cloud].graph if cloud is not None else "")
+    if (own := next((way for way in mailbox.channels if isinstance(way, GraphEndpoint)), None)) is not None:
+        return _Question(own.url.rpartition("/")[0], replace(own.credentials, username=""))
+    cloud = cloud_of_mailbox(mailbox) if is_entras(client.authority) else None
+    if cloud is None:
+        return None
+    graph = CLOUDS[cloud].graph
+    return _Question(graph, replace(client, scope=f"{graph}/.default", username=""))
 
 
 def registered_end(graph: str, credentials: OAuth, token: Token, timeout: float) -> End | None:

@@ -13,9 +13,9 @@ from email.policy import SMTP, default
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
+from tests.adapters.emulator.cloud import cloud_of
 from worker.emulator.run import Emulator
 
 SENDER = "notifications@contoso.example"
@@ -104,21 +104,10 @@ async def test_report_is_written_where_failure_is_asked_for(emulator: Emulator) 
     ids=["encoded", "raw-utf-8", "latin-1"],
 )
 async def test_mail_over_graph_is_reported_too(emulator: Emulator, content: bytes) -> None:
-    authority, app = f"{emulator.token_url}/{emulator.plan.apps[0].tenant_id}", emulator.plan.apps[0]
-    grant = {
-        "grant_type": "client_credentials",
-        "client_id": app.client_id,
-        "client_secret": app.client_secret,
-        "scope": "https://graph.microsoft.com/.default",
-    }
-    context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
-    async with httpx2.AsyncClient(verify=context) as http:
-        token = (await http.post(f"{authority}/oauth2/v2.0/token", data=grant)).json()["access_token"]
-        answer = await http.post(
-            f"{emulator.graph_url}/v1.0/users/{SENDER}/sendMail",
-            content=base64.b64encode(f"To: {NOBODY}\r\n".encode() + content),
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "text/plain"},
-        )
+    async with cloud_of(emulator) as cloud:
+        token = (await cloud.app()).json()["access_token"]
+        mail = base64.b64encode(f"To: {NOBODY}\r\n".encode() + content)
+        answer = await cloud.post_octets(f"/users/{SENDER}/sendMail", mail, token, "text/plain")
     assert answer.status_code == 202
     (line,) = told(emulator)
     assert line["recipient"] == NOBODY

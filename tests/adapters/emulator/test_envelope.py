@@ -12,10 +12,11 @@ from email.policy import SMTP
 from pathlib import Path
 
 import aiosmtplib
-import httpx2
 import pytest
 
 from tests.adapters.emulator.client import Client
+from tests.adapters.emulator.cloud import SMTP as FOR_SMTP
+from tests.adapters.emulator.cloud import cloud_of
 from worker.emulator.run import CLIENT_ID, Emulator, Plan, emulating
 from worker.emulator.scenario import Limits
 from worker.emulator.world import MailboxAccount
@@ -135,7 +136,8 @@ async def test_login_that_is_broken_off_is_cancelled(emulator: Emulator, lines: 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
 async def test_token_is_taken_however_its_scheme_is_written(emulator: Emulator, scheme: str) -> None:
-    token = await emulator_token(emulator)
+    async with cloud_of(emulator) as cloud:
+        token = (await cloud.app(FOR_SMTP)).json()["access_token"]
     async with Client(emulator) as client:
         await client.secured()
         assert (await client.say(f"AUTH XOAUTH2 {bearer(SENDER, f'{scheme} {token}')}")).startswith("235")
@@ -155,21 +157,6 @@ def events(emulator: Emulator) -> list[dict[str, object]]:
 
 def bearer(user: str, token: str) -> str:
     return base64.b64encode(f"user={user}\x01auth={token}\x01\x01".encode()).decode()
-
-
-async def emulator_token(emulator: Emulator) -> str:
-    """For SMTP, as any client gets it."""
-    app = emulator.plan.apps[0]
-    grant = {
-        "grant_type": "client_credentials",
-        "client_id": app.client_id,
-        "client_secret": app.client_secret,
-        "scope": "https://outlook.office365.com/.default",
-    }
-    context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
-    async with httpx2.AsyncClient(verify=context) as http:
-        answer = await http.post(f"{emulator.token_url}/{app.tenant_id}/oauth2/v2.0/token", data=grant)
-    return str(answer.json()["access_token"])
 
 
 # ---------------------------------------------------------------- as whom

@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from tests.adapters.emulator.client import Client, Gone
+from tests.adapters.emulator.cloud import BOX, cloud_of
 from worker.emulator.audit import Allowed, audit, main, read
 from worker.emulator.run import Emulator, Plan, emulating
 from worker.emulator.scenario import DROP, LOST, SILENT, Limits, Moment, Rule, catalogue, load
@@ -229,14 +230,6 @@ async def test_json_message_of_another_producer_is_taken_by_graph(emulator: Emul
 
 async def sent_over_graph(emulator: Emulator, mails: int = 1) -> httpx2.Response:
     """The answer to the last of so many mails."""
-    context = ssl.create_default_context(cafile=str(emulator.certificates.ca_file))
-    app = emulator.plan.apps[0]
-    grant = {
-        "grant_type": "client_credentials",
-        "client_id": app.client_id,
-        "client_secret": app.client_secret,
-        "scope": "https://graph.microsoft.com/.default",
-    }
     body = {
         "message": {
             "subject": "Hello",
@@ -245,11 +238,9 @@ async def sent_over_graph(emulator: Emulator, mails: int = 1) -> httpx2.Response
             "bccRecipients": [{"emailAddress": {"address": "hidden@fabrikam.example"}}],
         }
     }
-    async with httpx2.AsyncClient(verify=context) as http:
-        answer = await http.post(f"{emulator.token_url}/{app.tenant_id}/oauth2/v2.0/token", data=grant)
-        headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
-        address = f"{emulator.graph_url}/v1.0/users/notifications@contoso.example/sendMail"
-        return [await http.post(address, json=body, headers=headers) for _ in range(mails)][-1]
+    async with cloud_of(emulator) as cloud:
+        token = (await cloud.app()).json()["access_token"]
+        return [await cloud.post(f"/users/{BOX}/sendMail", body, token) for _ in range(mails)][-1]
 
 
 def audited(emulator: Emulator, **allowed: object):  # type: ignore[no-untyped-def] # noqa: ANN201
